@@ -1,0 +1,1 @@
+//! The leader's brain, free of I/O, and the Control handle around it.

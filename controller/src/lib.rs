@@ -1,0 +1,1 @@
+//! The controller: composition root of state, planner, control and raft.

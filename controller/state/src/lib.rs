@@ -1,0 +1,1 @@
+//! The replicated machine: a command goes in, an outcome and changes come out.

@@ -1,0 +1,1 @@
+//! The Backend on libvirt and QEMU.

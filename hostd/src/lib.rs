@@ -1,0 +1,1 @@
+//! The host daemon: moves bytes, keeps the ledger, executes what the host's brain decides.

@@ -1,0 +1,1 @@
+//! Images, overlays and NoCloud seeds on a host's disk.

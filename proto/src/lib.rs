@@ -1,0 +1,1 @@
+//! The wire: berth.v1 messages, generated code and conversions to the model.

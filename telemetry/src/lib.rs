@@ -1,0 +1,1 @@
+//! Tracing, build information, signals and drain.

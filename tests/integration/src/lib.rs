@@ -1,0 +1,1 @@
+//! Black-box tests of the real binaries on the lab.

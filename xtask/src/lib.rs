@@ -1,0 +1,1 @@
+//! The project's own chores: tidy, images, lab, demo, verify.
