@@ -1,0 +1,90 @@
+//! What the host can be told to do: the closed list of effects on one VM.
+//!
+//! Every step is idempotent: carried out twice, or again after a crash half-way, it leads to the same place.
+
+use berth_model::image::Sha256Digest;
+use berth_model::session::UserData;
+use berth_model::vm::{Accelerator, Resources};
+use berth_model::{Bytes, ClusterId, Name, PageSize, Stamp, VmUid};
+
+/// Everything needed to make and run one VM's domain, taken from its accepted entry and the host's own state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainSpec {
+    /// What the domain will carry in its metadata.
+    pub mark: Mark,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Guest memory.
+    pub memory: Bytes,
+    /// The pages it lies on.
+    pub page: PageSize,
+    /// The exact threads and pages.
+    pub resources: Resources,
+    /// What the disk starts as.
+    pub image: Sha256Digest,
+    /// The disk's size.
+    pub disk_size: Bytes,
+    /// What runs its code.
+    pub accelerator: Accelerator,
+    /// For the guest's NoCloud seed.
+    pub user_data: Option<UserData>,
+}
+
+/// What a domain of ours carries in its metadata, so that it is known again without any other record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Which VM.
+    pub vm: VmUid,
+    /// Its project, for people.
+    pub project: Name,
+    /// Its name, which is the guest's hostname.
+    pub name: Name,
+    /// The placement by which it was started.
+    pub stamp: Stamp,
+    /// The restart count that this run satisfies.
+    pub restart_count: u64,
+}
+
+/// One effect on one VM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Make what the domain needs on disk: the overlay on its verified image, grown to size, and the seed.
+    /// Arises before every [`Step::Start`].
+    Prepare(Box<DomainSpec>),
+    /// Define the domain and start it. Arises when a VM shall run, does not, and the session permits starting.
+    Start(Box<DomainSpec>),
+    /// Ask the guest to shut down. Arises when a running VM shall stop or restart.
+    Shutdown(VmUid),
+    /// End the domain at once. Arises when the grace after [`Step::Shutdown`] is over, and for a deletion.
+    ForceOff(VmUid),
+    /// Remove definition, seed and, if asked, disk of a VM that does not run. Arises for an `Absent` entry.
+    Remove {
+        /// Which.
+        vm: VmUid,
+        /// Whether the disk goes too.
+        with_disk: bool,
+    },
+}
+
+impl Step {
+    /// Whom it concerns.
+    pub fn vm(&self) -> VmUid {
+        match self {
+            Self::Prepare(domain) | Self::Start(domain) => domain.mark.vm,
+            Self::Shutdown(vm) | Self::ForceOff(vm) | Self::Remove { vm, .. } => *vm,
+        }
+    }
+
+    /// Its name in logs and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Prepare(_) => "prepare",
+            Self::Start(_) => "start",
+            Self::Shutdown(_) => "shutdown",
+            Self::ForceOff(_) => "force-off",
+            Self::Remove { .. } => "remove",
+        }
+    }
+}
