@@ -1,0 +1,103 @@
+//! `apply`: the one function that changes the replicated state.
+
+mod catalog;
+mod host;
+mod vm;
+
+use berth_model::{Revision, Timestamp};
+
+use crate::cluster::{Cluster, ClusterInfo};
+use crate::command::{Batch, Body, Command};
+use crate::outcome::{Applied, Change, Outcome, Rejection};
+use crate::requests::Verdict;
+
+/// Carries out one log entry: an answer for each command, in order, and every object change.
+pub fn apply(cluster: &mut Cluster, batch: &Batch) -> (Vec<Applied>, Vec<Change>) {
+    cluster.last_at = cluster.last_at.max(batch.at);
+    let mut changes = Vec::new();
+    let answers = batch.commands.iter().map(|command| one(cluster, command, &mut changes)).collect();
+    (answers, changes)
+}
+
+fn one(cluster: &mut Cluster, command: &Command, changes: &mut Vec<Change>) -> Applied {
+    let at = cluster.last_at;
+    let Some((id, body)) = command.request else {
+        let result = carry_out(cluster, command, at, changes);
+        return Applied { revision: cluster.revision, result };
+    };
+    match cluster.requests.look_up(id, &body, &command.actor, at) {
+        Verdict::Seen(answer) => answer,
+        Verdict::Refused(rejection) => Applied { revision: cluster.revision, result: Err(rejection) },
+        Verdict::New => {
+            let result = carry_out(cluster, command, at, changes);
+            let answer = Applied { revision: cluster.revision, result };
+            cluster.requests.remember(id, command.actor.clone(), body, answer.clone(), at);
+            answer
+        }
+    }
+}
+
+fn carry_out(
+    cluster: &mut Cluster,
+    command: &Command,
+    at: Timestamp,
+    changes: &mut Vec<Change>,
+) -> Result<Outcome, Rejection> {
+    let body = &command.body;
+    let has = cluster.info.map_or(0, |info| info.version);
+    if body.needs_version() > has {
+        return Err(match cluster.info {
+            None => Rejection::NotBootstrapped,
+            Some(_) => Rejection::NeedsClusterVersion { command: body.name().into(), needs: body.needs_version(), has },
+        });
+    }
+    match body {
+        Body::Bootstrap { cluster: id, version } => {
+            if cluster.info.is_some() {
+                return Err(Rejection::AlreadyBootstrapped);
+            }
+            cluster.info = Some(ClusterInfo {
+                id: *id,
+                incarnation: berth_model::Incarnation::default(),
+                version: *version,
+                created_at: at,
+            });
+            catalog::seed_instance_types(cluster, at, changes);
+            Ok(Outcome::Done)
+        }
+        Body::CreateVm { uid, project, name, labels, annotations, spec } => {
+            vm::create(cluster, changes, at, vm::NewVm { uid: *uid, project, name, labels, annotations, spec })
+        }
+        Body::SetRun { vm, run, expect } => vm::set_run(cluster, changes, *vm, *run, *expect),
+        Body::RestartVm { vm, expect } => vm::restart(cluster, changes, *vm, *expect),
+        Body::DeleteVm { vm, expect } => vm::delete(cluster, changes, at, *vm, *expect),
+        Body::CreateImage { uid, name, labels, spec } => {
+            catalog::create_image(cluster, changes, at, *uid, name, labels, *spec)
+        }
+        Body::DeleteImage { name } => catalog::delete_image(cluster, changes, name),
+        Body::ReportHost { facts, report } => host::report(cluster, changes, at, facts, report),
+        Body::SetLiveness { host, liveness } => host::set_liveness(cluster, changes, at, *host, *liveness),
+        Body::Assign { vm, generation, host, resources } => {
+            vm::assign(cluster, changes, at, *vm, *generation, *host, resources)
+        }
+        Body::NoteUnplaced { vm, hosts, refusals } => vm::note_unplaced(cluster, changes, at, *vm, *hosts, refusals),
+    }
+}
+
+/// Refuses when the client saw another revision than the object has.
+fn expected(
+    kind: &str,
+    name: &impl std::fmt::Display,
+    actual: Revision,
+    expect: crate::command::Expect,
+) -> Result<(), Rejection> {
+    match expect.revision {
+        Some(expected) if expected != actual => {
+            Err(Rejection::Changed { kind: kind.into(), name: name.to_string(), expected, actual })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

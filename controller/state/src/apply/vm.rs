@@ -1,0 +1,202 @@
+//! Commands about VMs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use berth_model::host::Liveness;
+use berth_model::vm::{Assignment, Resources, RunStrategy, Unplaced, Vm, VmSpec};
+use berth_model::{Epoch, Generation, HostUid, Meta, Name, Revision, Timestamp, VmUid};
+
+use super::expected;
+use crate::cluster::Cluster;
+use crate::command::Expect;
+use crate::ledger::HostBookings;
+use crate::outcome::{Change, Outcome, Rejection};
+
+/// What a new VM is made of.
+pub(super) struct NewVm<'a> {
+    pub(super) uid: VmUid,
+    pub(super) project: &'a Name,
+    pub(super) name: &'a Name,
+    pub(super) labels: &'a BTreeMap<String, String>,
+    pub(super) annotations: &'a BTreeMap<String, String>,
+    pub(super) spec: &'a VmSpec,
+}
+
+pub(super) fn create(
+    cluster: &mut Cluster,
+    changes: &mut Vec<Change>,
+    at: Timestamp,
+    new: NewVm<'_>,
+) -> Result<Outcome, Rejection> {
+    if cluster.vm_by_name(new.project, new.name).is_some() {
+        return Err(Rejection::NameTaken { kind: "VM".into(), name: new.name.to_string() });
+    }
+    if cluster.vms.contains_key(&new.uid) {
+        return Err(Rejection::NameTaken { kind: "VM uid".into(), name: new.uid.to_string() });
+    }
+    let meta = Meta {
+        project: new.project.clone(),
+        name: new.name.clone(),
+        uid: new.uid.0,
+        labels: new.labels.clone(),
+        annotations: new.annotations.clone(),
+        finalizers: Vec::new(),
+        owners: Vec::new(),
+        generation: Generation(1),
+        created_at: at,
+        deleted_at: None,
+        revision: Revision::default(),
+    };
+    let spec = new.spec.clone();
+    cluster.put_vm(changes, |_| Vm { meta, spec, restart_count: 0, assignment: None, unplaced: None, observed: None });
+    Ok(Outcome::Vm(new.uid))
+}
+
+/// The VM, if it is there, is not being deleted and is as the client saw it.
+fn living(cluster: &Cluster, uid: VmUid, expect: Expect) -> Result<Arc<Vm>, Rejection> {
+    let vm = known(cluster, uid)?;
+    if vm.meta.is_deleting() {
+        return Err(Rejection::Deleting { name: vm.meta.name.to_string() });
+    }
+    expected("VM", &vm.meta.name, vm.meta.revision, expect)?;
+    Ok(vm)
+}
+
+fn known(cluster: &Cluster, uid: VmUid) -> Result<Arc<Vm>, Rejection> {
+    cluster.vms.get(&uid).cloned().ok_or_else(|| Rejection::NotFound { kind: "VM".into(), name: uid.to_string() })
+}
+
+pub(super) fn set_run(
+    cluster: &mut Cluster,
+    changes: &mut Vec<Change>,
+    uid: VmUid,
+    run: RunStrategy,
+    expect: Expect,
+) -> Result<Outcome, Rejection> {
+    let mut vm = Vm::clone(&*living(cluster, uid, expect)?);
+    if vm.spec.run != run {
+        vm.spec.run = run;
+        vm.meta.generation = vm.meta.generation.next();
+        cluster.put_vm(changes, |_| vm);
+    }
+    Ok(Outcome::Vm(uid))
+}
+
+pub(super) fn restart(
+    cluster: &mut Cluster,
+    changes: &mut Vec<Change>,
+    uid: VmUid,
+    expect: Expect,
+) -> Result<Outcome, Rejection> {
+    let mut vm = Vm::clone(&*living(cluster, uid, expect)?);
+    if vm.spec.run == RunStrategy::Halted {
+        return Err(Rejection::Halted { name: vm.meta.name.to_string() });
+    }
+    vm.restart_count += 1;
+    cluster.put_vm(changes, |_| vm);
+    Ok(Outcome::Vm(uid))
+}
+
+/// Deleting a VM that has a berth only sets its deletion time: record and bookings go when its host reports it gone
+/// (law 5). One that has no berth goes at once.
+pub(super) fn delete(
+    cluster: &mut Cluster,
+    changes: &mut Vec<Change>,
+    at: Timestamp,
+    uid: VmUid,
+    expect: Expect,
+) -> Result<Outcome, Rejection> {
+    let vm = known(cluster, uid)?;
+    if vm.meta.is_deleting() {
+        return Ok(Outcome::Vm(uid));
+    }
+    expected("VM", &vm.meta.name, vm.meta.revision, expect)?;
+    if vm.assignment.is_none() {
+        cluster.remove_vm(changes, uid);
+    } else {
+        let mut vm = Vm::clone(&*vm);
+        vm.meta.deleted_at = Some(at);
+        cluster.put_vm(changes, |_| vm);
+    }
+    Ok(Outcome::Vm(uid))
+}
+
+pub(super) fn assign(
+    cluster: &mut Cluster,
+    changes: &mut Vec<Change>,
+    at: Timestamp,
+    uid: VmUid,
+    generation: Generation,
+    host: HostUid,
+    resources: &Resources,
+) -> Result<Outcome, Rejection> {
+    let vm = living(cluster, uid, Expect::default())?;
+    if vm.assignment.is_some() || vm.meta.generation != generation {
+        return Err(Rejection::PlanOutdated);
+    }
+    check_demand(&vm.spec, resources)?;
+    let target =
+        cluster.hosts.get(&host).ok_or_else(|| Rejection::NotFound { kind: "host".into(), name: host.to_string() })?;
+    let empty = Arc::new(HostBookings::default());
+    let held = cluster.bookings.get(&host).unwrap_or(&empty);
+    let not_taking = |why: &str| Rejection::HostNotTaking { name: target.meta.name.to_string(), why: why.into() };
+    if target.spec.cordoned {
+        return Err(not_taking("it is cordoned"));
+    }
+    if target.liveness != Liveness::Alive {
+        return Err(not_taking("it is not heard of"));
+    }
+    if let Some(why) = held.overbooked(&target.inventory) {
+        return Err(not_taking(&format!("it is overbooked: {why}")));
+    }
+    if let Some(shortage) = held.shortage(&target.inventory, resources) {
+        return Err(Rejection::DoesNotFit(shortage));
+    }
+    let mut vm = Vm::clone(&*vm);
+    vm.unplaced = None;
+    vm.observed = None;
+    let resources = resources.clone();
+    cluster.put_vm(changes, |revision| {
+        vm.assignment = Some(Assignment { host, epoch: Epoch(revision.0), resources, at });
+        vm
+    });
+    Ok(Outcome::Vm(uid))
+}
+
+/// An assignment gives exactly what was asked: a thread for each vCPU, pages for all memory, and the overhead.
+fn check_demand(spec: &VmSpec, resources: &Resources) -> Result<(), Rejection> {
+    let page = spec.page_size();
+    let pages: u64 = resources.memory.iter().filter(|part| part.page == page).map(|part| part.count).sum();
+    let all_of_one_size = resources.memory.iter().all(|part| part.page == page);
+    let fits = resources.vcpus.len() == spec.cpus as usize
+        && all_of_one_size
+        && pages == page.pages_for(spec.memory)
+        && resources.overhead >= spec.overhead()
+        && !resources.emulator.is_empty()
+        && !resources.iothread.is_empty();
+    if fits { Ok(()) } else { Err(Rejection::PlanOutdated) }
+}
+
+pub(super) fn note_unplaced(
+    cluster: &mut Cluster,
+    changes: &mut Vec<Change>,
+    at: Timestamp,
+    uid: VmUid,
+    hosts: u32,
+    refusals: &[(Name, String)],
+) -> Result<Outcome, Rejection> {
+    let vm = living(cluster, uid, Expect::default())?;
+    if vm.assignment.is_some() {
+        return Err(Rejection::PlanOutdated);
+    }
+    let refusals: Vec<_> = refusals.iter().take(Unplaced::LISTED).cloned().collect();
+    let same = vm.unplaced.as_ref().is_some_and(|held| held.hosts == hosts && held.refusals == refusals);
+    if !same {
+        let since = vm.unplaced.as_ref().map_or(at, |held| held.since);
+        let mut vm = Vm::clone(&*vm);
+        vm.unplaced = Some(Unplaced { since, hosts, refusals });
+        cluster.put_vm(changes, |_| vm);
+    }
+    Ok(Outcome::Vm(uid))
+}

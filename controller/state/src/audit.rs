@@ -1,0 +1,54 @@
+//! The laws of the replicated state as checks over one value, for tests, simulations and operators.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::ledger::HostBookings;
+
+/// Every law that does not hold, a sentence each; empty when all hold.
+///
+/// Walks the whole state: for small worlds after each event, for large ones now and then.
+pub fn audit(cluster: &Cluster) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut bookings: BTreeMap<_, HostBookings> = BTreeMap::new();
+    for (uid, vm) in &cluster.vms {
+        if vm.uid() != *uid {
+            broken.push(format!("VM {uid} is filed under another uid than its own, {}", vm.uid()));
+        }
+        if vm.meta.revision > cluster.revision {
+            broken.push(format!("VM {uid} is at revision {}, the state at {}", vm.meta.revision, cluster.revision));
+        }
+        if cluster.vm_by_name(&vm.meta.project, &vm.meta.name).map(|held| held.uid()) != Some(*uid) {
+            broken.push(format!("VM {uid} is not found by its name {}", vm.meta.name));
+        }
+        let waits = vm.assignment.is_none() && !vm.meta.is_deleting();
+        if waits != cluster.waiting.contains_key(uid) {
+            broken.push(format!("VM {uid} waits: {waits}, and the index says otherwise"));
+        }
+        let Some(assignment) = &vm.assignment else {
+            if vm.meta.is_deleting() {
+                broken.push(format!("VM {uid} is being deleted without a berth; it should be gone"));
+            }
+            continue;
+        };
+        if assignment.epoch.0 > vm.meta.revision.0 {
+            broken.push(format!("VM {uid} has an epoch beyond its revision"));
+        }
+        let held = bookings.entry(assignment.host).or_default();
+        for thread in &assignment.resources.vcpus {
+            if let Some(other) = held.owner(*thread) {
+                broken.push(format!("thread {thread} of host {} is booked by {other} and {uid}", assignment.host));
+            }
+        }
+        held.book(*uid, &assignment.resources);
+    }
+    if cluster.vm_names.len() != cluster.vms.len() {
+        broken.push(format!("{} names for {} VMs", cluster.vm_names.len(), cluster.vms.len()));
+    }
+    let recomputed: imbl::OrdMap<_, _> = bookings.into_iter().map(|(host, held)| (host, Arc::new(held))).collect();
+    if recomputed != cluster.bookings {
+        broken.push("the ledger is not what the assignments add up to".into());
+    }
+    broken
+}

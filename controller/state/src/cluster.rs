@@ -1,0 +1,206 @@
+//! The whole replicated state.
+
+use std::sync::Arc;
+
+use berth_model::host::Host;
+use berth_model::image::Image;
+use berth_model::instancetype::InstanceType;
+use berth_model::vm::Vm;
+use berth_model::{ClusterId, HostUid, Incarnation, Name, Revision, Timestamp, VmUid};
+use imbl::OrdMap;
+
+use crate::ledger::HostBookings;
+use crate::outcome::{Change, Object};
+use crate::requests::Requests;
+
+/// What is known of the cluster as a whole, from its bootstrap on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClusterInfo {
+    /// Its identity.
+    pub id: ClusterId,
+    /// How often it was restored.
+    pub incarnation: Incarnation,
+    /// The rules by which `apply` works (law 11); raised only by a command.
+    pub version: u32,
+    /// When it was bootstrapped, by entry time.
+    pub created_at: Timestamp,
+}
+
+/// The replicated state at one revision. Cloning is cheap: all maps share their structure.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Cluster {
+    /// None before the bootstrap command.
+    pub info: Option<ClusterInfo>,
+    /// The last revision drawn.
+    pub revision: Revision,
+    /// The latest entry time; never goes back.
+    pub last_at: Timestamp,
+    /// All VMs.
+    pub vms: OrdMap<VmUid, Arc<Vm>>,
+    /// All hosts.
+    pub hosts: OrdMap<HostUid, Arc<Host>>,
+    /// All images.
+    pub images: OrdMap<Name, Arc<Image>>,
+    /// All instance types.
+    pub instance_types: OrdMap<Name, Arc<InstanceType>>,
+    /// Answers to remembered requests (law 8).
+    pub requests: Requests,
+    /// Index: VM by project and name.
+    pub(crate) vm_names: OrdMap<(Name, Name), VmUid>,
+    /// Index: host by name.
+    pub(crate) host_names: OrdMap<Name, HostUid>,
+    /// Index: what the assignments add up to, by host. The ledger of law 9.
+    pub(crate) bookings: OrdMap<HostUid, Arc<HostBookings>>,
+    /// Index: VMs that wait for a host.
+    pub(crate) waiting: OrdMap<VmUid, ()>,
+}
+
+impl Cluster {
+    /// The newest rules that this program knows.
+    pub const NEWEST_VERSION: u32 = 1;
+
+    /// The VM of this name.
+    pub fn vm_by_name(&self, project: &Name, name: &Name) -> Option<&Arc<Vm>> {
+        self.vm_names.get(&(project.clone(), name.clone())).and_then(|uid| self.vms.get(uid))
+    }
+
+    /// The VMs of a project in the order of their names, or of all projects, after the given project and name.
+    pub fn vms_by_name<'a>(
+        &'a self,
+        project: Option<&'a Name>,
+        after: Option<&'a (Name, Name)>,
+    ) -> impl Iterator<Item = &'a Arc<Vm>> + 'a {
+        use std::ops::Bound;
+        let first = match (after, project) {
+            (Some(key), _) => Bound::Excluded(key.clone()),
+            (None, Some(project)) => {
+                let least = "0".parse::<Name>().expect("a digit is a name");
+                Bound::Included((project.clone(), least))
+            }
+            (None, None) => Bound::Unbounded,
+        };
+        self.vm_names
+            .range((first, Bound::Unbounded))
+            .take_while(move |((held, _), _)| project.is_none_or(|wanted| held == wanted))
+            .filter_map(|(_, uid)| self.vms.get(uid))
+    }
+
+    /// The host of this name.
+    pub fn host_by_name(&self, name: &Name) -> Option<&Arc<Host>> {
+        self.host_names.get(name).and_then(|uid| self.hosts.get(uid))
+    }
+
+    /// What is booked on a host.
+    pub fn bookings(&self, host: HostUid) -> Option<&Arc<HostBookings>> {
+        self.bookings.get(&host)
+    }
+
+    /// The VMs assigned to a host, in ascending order of uid.
+    pub fn vms_on(&self, host: HostUid) -> impl Iterator<Item = &Arc<Vm>> {
+        self.bookings.get(&host).into_iter().flat_map(|held| held.vms()).filter_map(|uid| self.vms.get(&uid))
+    }
+
+    /// The VMs that wait for a host, in ascending order of uid.
+    pub fn waiting(&self) -> impl Iterator<Item = &Arc<Vm>> {
+        self.waiting.keys().filter_map(|uid| self.vms.get(uid))
+    }
+
+    fn draw(&mut self) -> Revision {
+        self.revision = self.revision.next();
+        self.revision
+    }
+
+    /// Puts a VM in place at the next revision, which `build` is given, and keeps the indices.
+    pub(crate) fn put_vm(&mut self, changes: &mut Vec<Change>, build: impl FnOnce(Revision) -> Vm) -> Revision {
+        let revision = self.draw();
+        let mut vm = build(revision);
+        vm.meta.revision = revision;
+        let uid = vm.uid();
+        let after = Arc::new(vm);
+        let before = self.vms.insert(uid, Arc::clone(&after));
+        self.index_vm(before.as_deref(), Some(&after));
+        changes.push(Change { revision, object: Object::Vm { before, after: Some(after) } });
+        revision
+    }
+
+    /// Removes a VM at the next revision and releases what it had booked.
+    pub(crate) fn remove_vm(&mut self, changes: &mut Vec<Change>, uid: VmUid) {
+        if let Some(before) = self.vms.remove(&uid) {
+            let revision = self.draw();
+            self.index_vm(Some(&before), None);
+            changes.push(Change { revision, object: Object::Vm { before: Some(before), after: None } });
+        }
+    }
+
+    /// Puts a host in place at the next revision.
+    pub(crate) fn put_host(&mut self, changes: &mut Vec<Change>, mut host: Host) -> Revision {
+        let revision = self.draw();
+        host.meta.revision = revision;
+        let uid = host.uid();
+        let after = Arc::new(host);
+        let before = self.hosts.insert(uid, Arc::clone(&after));
+        self.host_names.insert(after.meta.name.clone(), uid);
+        changes.push(Change { revision, object: Object::Host { before, after: Some(after) } });
+        revision
+    }
+
+    /// Puts an image in place at the next revision.
+    pub(crate) fn put_image(&mut self, changes: &mut Vec<Change>, mut image: Image) -> Revision {
+        let revision = self.draw();
+        image.meta.revision = revision;
+        let after = Arc::new(image);
+        let before = self.images.insert(after.meta.name.clone(), Arc::clone(&after));
+        changes.push(Change { revision, object: Object::Image { before, after: Some(after) } });
+        revision
+    }
+
+    /// Removes an image at the next revision.
+    pub(crate) fn remove_image(&mut self, changes: &mut Vec<Change>, name: &Name) {
+        if let Some(before) = self.images.remove(name) {
+            let revision = self.draw();
+            changes.push(Change { revision, object: Object::Image { before: Some(before), after: None } });
+        }
+    }
+
+    /// Puts an instance type in place at the next revision.
+    pub(crate) fn put_instance_type(&mut self, changes: &mut Vec<Change>, mut instance_type: InstanceType) {
+        let revision = self.draw();
+        instance_type.meta.revision = revision;
+        let after = Arc::new(instance_type);
+        let before = self.instance_types.insert(after.meta.name.clone(), Arc::clone(&after));
+        changes.push(Change { revision, object: Object::InstanceType { before, after: Some(after) } });
+    }
+
+    /// Moves the indices from one version of a VM to the next.
+    pub(crate) fn index_vm(&mut self, before: Option<&Vm>, after: Option<&Vm>) {
+        let assignment = |vm: Option<&Vm>| vm.and_then(|vm| vm.assignment.clone().map(|held| (vm.uid(), held)));
+        let (old, new) = (assignment(before), assignment(after));
+        if old != new {
+            if let Some((uid, held)) = old {
+                let bookings = self.bookings.entry(held.host).or_default();
+                Arc::make_mut(bookings).release(uid, &held.resources);
+                if bookings.is_empty() {
+                    self.bookings.remove(&held.host);
+                }
+            }
+            if let Some((uid, held)) = new {
+                Arc::make_mut(self.bookings.entry(held.host).or_default()).book(uid, &held.resources);
+            }
+        }
+        match (before, after) {
+            (_, Some(vm)) => {
+                self.vm_names.insert((vm.meta.project.clone(), vm.meta.name.clone()), vm.uid());
+                if vm.assignment.is_none() && !vm.meta.is_deleting() {
+                    self.waiting.insert(vm.uid(), ());
+                } else {
+                    self.waiting.remove(&vm.uid());
+                }
+            }
+            (Some(vm), None) => {
+                self.vm_names.remove(&(vm.meta.project.clone(), vm.meta.name.clone()));
+                self.waiting.remove(&vm.uid());
+            }
+            (None, None) => {}
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What the log carries: batches of commands, each of one actor.
+
+use std::collections::BTreeMap;
+
+use berth_model::host::Liveness;
+use berth_model::image::ImageSpec;
+use berth_model::session::Report;
+use berth_model::vm::{Resources, RunStrategy, VmSpec};
+use berth_model::{
+    Actor, BootId, ClusterId, Generation, HostUid, ImageUid, Name, RequestId, Revision, Timestamp, VmUid,
+};
+
+/// One log entry.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Batch {
+    /// The proposer's clock; apply never lets entry time go back.
+    pub at: Timestamp,
+    /// Carried out in order.
+    pub commands: Vec<Command>,
+}
+
+/// One command of one actor.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Command {
+    /// The client's name for the request, with the hash of its body; none for what the controller itself proposes.
+    pub request: Option<(RequestId, [u8; 32])>,
+    /// Who asks.
+    pub actor: Actor,
+    /// What is asked.
+    pub body: Body,
+}
+
+/// What a client saw before it asked; apply refuses if it is no longer so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Expect {
+    /// The object's revision.
+    pub revision: Option<Revision>,
+}
+
+/// What is asked. Each variant says when it arises.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Body {
+    /// The first leader of a new cluster gives it its identity and the built-in instance types.
+    Bootstrap {
+        /// Its identity, as in its certificates.
+        cluster: ClusterId,
+        /// The rules it starts with.
+        version: u32,
+    },
+    /// An operator creates a VM; admission expanded every default.
+    CreateVm {
+        /// Minted at admission.
+        uid: VmUid,
+        /// Its project.
+        project: Name,
+        /// Its name.
+        name: Name,
+        /// For selection.
+        labels: BTreeMap<String, String>,
+        /// For programs and notes.
+        annotations: BTreeMap<String, String>,
+        /// What is asked of it.
+        spec: Box<VmSpec>,
+    },
+    /// An operator starts or stops a VM.
+    SetRun {
+        /// Which.
+        vm: VmUid,
+        /// How it shall be.
+        run: RunStrategy,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator restarts a VM.
+    RestartVm {
+        /// Which.
+        vm: VmUid,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator deletes a VM.
+    DeleteVm {
+        /// Which.
+        vm: VmUid,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator makes an image known.
+    CreateImage {
+        /// Minted at admission.
+        uid: ImageUid,
+        /// Its name.
+        name: Name,
+        /// For selection.
+        labels: BTreeMap<String, String>,
+        /// What it is.
+        spec: ImageSpec,
+    },
+    /// An operator forgets an image that no VM uses.
+    DeleteImage {
+        /// Its name.
+        name: Name,
+    },
+    /// A host's session began, or something changed on the host. Proposed by the leader that holds its session.
+    ReportHost {
+        /// Who and where.
+        facts: HostFacts,
+        /// What changed.
+        report: Box<Report>,
+    },
+    /// The leader heard of a host again, or heard nothing for long.
+    SetLiveness {
+        /// Which.
+        host: HostUid,
+        /// How it is.
+        liveness: Liveness,
+    },
+    /// The planner chose a berth.
+    Assign {
+        /// For which VM.
+        vm: VmUid,
+        /// The spec that it was chosen for.
+        generation: Generation,
+        /// Where.
+        host: HostUid,
+        /// What there.
+        resources: Resources,
+    },
+    /// The planner found no berth, for new reasons.
+    NoteUnplaced {
+        /// For which VM.
+        vm: VmUid,
+        /// Hosts that were looked at.
+        hosts: u32,
+        /// Why not.
+        refusals: Vec<(Name, String)>,
+    },
+}
+
+/// Who a host is and where it answers, as its session's first word said and its certificate proved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostFacts {
+    /// Its identity.
+    pub uid: HostUid,
+    /// Its name.
+    pub name: Name,
+    /// `address:port` of its daemon.
+    pub address: String,
+    /// Its boot.
+    pub boot: BootId,
+}
+
+impl Body {
+    /// Its name in logs, metrics and history.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Bootstrap { .. } => "Bootstrap",
+            Self::CreateVm { .. } => "CreateVm",
+            Self::SetRun { .. } => "SetRun",
+            Self::RestartVm { .. } => "RestartVm",
+            Self::DeleteVm { .. } => "DeleteVm",
+            Self::CreateImage { .. } => "CreateImage",
+            Self::DeleteImage { .. } => "DeleteImage",
+            Self::ReportHost { .. } => "ReportHost",
+            Self::SetLiveness { .. } => "SetLiveness",
+            Self::Assign { .. } => "Assign",
+            Self::NoteUnplaced { .. } => "NoteUnplaced",
+        }
+    }
+
+    /// The oldest cluster version whose rules know this command (law 11).
+    pub const fn needs_version(&self) -> u32 {
+        match self {
+            Self::Bootstrap { .. } => 0,
+            Self::CreateVm { .. }
+            | Self::SetRun { .. }
+            | Self::RestartVm { .. }
+            | Self::DeleteVm { .. }
+            | Self::CreateImage { .. }
+            | Self::DeleteImage { .. }
+            | Self::ReportHost { .. }
+            | Self::SetLiveness { .. }
+            | Self::Assign { .. }
+            | Self::NoteUnplaced { .. } => 1,
+        }
+    }
+}
