@@ -5,8 +5,7 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 9] =
-    ["common", "vm", "image", "instancetype", "host", "cluster", "console", "peer", "agent"];
+const FILES: [&str; 9] = ["common", "vm", "image", "instancetype", "host", "cluster", "console", "peer", "agent"];
 
 fn main() {
     println!("cargo:rerun-if-changed=proto");

@@ -5,6 +5,9 @@
 //! total: what a peer sends becomes a model value or a [`ConvertError`] that names the field, never a panic. They
 //! destructure exhaustively, so that a new field which nobody carries over breaks the build.
 
+pub mod convert;
+pub mod status;
+
 #[allow(
     missing_docs,
     unreachable_pub,
@@ -19,6 +22,8 @@ pub mod v1 {
     //! Generated from `proto/berth/v1`.
     tonic::include_proto!("berth.v1");
 }
+
+pub use convert::ConvertError;
 
 /// The compiled descriptors of every file in `proto/berth/v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

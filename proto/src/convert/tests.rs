@@ -1,0 +1,357 @@
+//! The law of the session's conversions: to the wire and back is the same value, and bytes from a stranger are an
+//! error that names the field.
+
+use berth_model::host::{
+    AcceleratorReport, CoreId, HugepagePool, Inventory, NodeId, NodeMemory, Orphan, Thread, ThreadId, ThreadSet,
+    Topology,
+};
+use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
+use berth_model::session::{
+    Absent, DesiredEntry, Hello, Present, ProtocolRange, Report, ToController, ToHost, UserData, VmReport, Welcome,
+};
+use berth_model::vm::{
+    Accelerator, Assignment, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, StopReason, VmSpec,
+};
+use berth_model::{
+    BootId, Bytes, ClusterId, Condition, ConditionStatus, Epoch, HostUid, Incarnation, Millis, Name, PageSize,
+    Revision, Sealed, Stamp, Term, Timestamp, Uid, VmUid,
+};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::option;
+use proptest::prelude::*;
+use prost::Message;
+
+use crate::{ConvertError, v1};
+
+fn uid() -> impl Strategy<Value = Uid> {
+    any::<u128>().prop_map(Uid::from_bits)
+}
+
+fn name() -> impl Strategy<Value = Name> {
+    "[a-z]([a-z0-9-]{0,8}[a-z0-9])?".prop_map(|text| text.parse().unwrap())
+}
+
+fn text() -> impl Strategy<Value = String> {
+    ".{0,12}"
+}
+
+fn bytes() -> impl Strategy<Value = Bytes> {
+    any::<u64>().prop_map(Bytes)
+}
+
+fn time() -> impl Strategy<Value = Timestamp> {
+    any::<u64>().prop_map(Timestamp::from_millis)
+}
+
+fn stamp() -> impl Strategy<Value = Stamp> {
+    (any::<u64>(), any::<u64>())
+        .prop_map(|(incarnation, epoch)| Stamp { incarnation: Incarnation(incarnation), epoch: Epoch(epoch) })
+}
+
+fn digest() -> impl Strategy<Value = Sha256Digest> {
+    any::<[u8; 32]>().prop_map(Sha256Digest)
+}
+
+fn threads() -> impl Strategy<Value = ThreadSet> {
+    btree_set(0..=ThreadSet::HIGHEST, 0..6).prop_map(|set| set.into_iter().map(ThreadId).collect())
+}
+
+fn page() -> impl Strategy<Value = PageSize> {
+    prop_oneof![Just(PageSize::Small), Just(PageSize::Huge2M), Just(PageSize::Huge1G)]
+}
+
+fn accelerator() -> impl Strategy<Value = Accelerator> {
+    prop_oneof![Just(Accelerator::Kvm), Just(Accelerator::Tcg)]
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    let status = prop_oneof![Just(ConditionStatus::True), Just(ConditionStatus::False), Just(ConditionStatus::Unknown)];
+    (text(), status, text(), text(), time()).prop_map(|(kind, status, reason, message, since)| Condition {
+        kind,
+        status,
+        reason,
+        message,
+        since,
+    })
+}
+
+fn inventory() -> impl Strategy<Value = Inventory> {
+    let topology =
+        btree_map(any::<u32>(), (any::<u32>(), any::<u32>(), any::<u32>()), 0..5).prop_map(|threads| Topology {
+            threads: threads
+                .into_iter()
+                .map(|(id, (core, socket, node))| Thread {
+                    id: ThreadId(id),
+                    core: CoreId(core),
+                    socket,
+                    node: NodeId(node),
+                })
+                .collect(),
+        });
+    let memory = (any::<u32>(), bytes()).prop_map(|(node, ordinary)| NodeMemory { node: NodeId(node), ordinary });
+    let pool = (any::<u32>(), page(), any::<u64>()).prop_map(|(node, page, total)| HugepagePool {
+        node: NodeId(node),
+        page,
+        total,
+    });
+    let report = (accelerator(), option::of(text()), option::of(text()))
+        .prop_map(|(accelerator, failed_step, detail)| AcceleratorReport { accelerator, failed_step, detail });
+    (topology, threads(), vec(memory, 0..3), vec(pool, 0..3), report, vec(text(), 0..3), any::<bool>()).prop_map(
+        |(topology, reserve, memory, hugepages, accelerator, versions, overlap)| Inventory {
+            topology,
+            reserve,
+            memory,
+            hugepages,
+            accelerator,
+            versions,
+            overlap,
+        },
+    )
+}
+
+fn observed() -> impl Strategy<Value = Observed> {
+    let state = prop_oneof![
+        Just(DomainState::Starting),
+        Just(DomainState::Running),
+        Just(DomainState::Paused),
+        Just(DomainState::Stopping),
+        prop_oneof![
+            Just(StopReason::NeverStarted),
+            Just(StopReason::GuestShutdown),
+            Just(StopReason::Asked),
+            Just(StopReason::Crashed),
+            Just(StopReason::StartFailed),
+            Just(StopReason::Unknown),
+        ]
+        .prop_map(DomainState::Stopped),
+    ];
+    (
+        any::<u64>(),
+        state,
+        option::of(accelerator()),
+        any::<u64>(),
+        any::<u32>(),
+        option::of((text(), text())),
+        vec(text(), 0..3),
+        time(),
+    )
+        .prop_map(|(epoch, state, accelerator, restart_count, failures, trouble, degraded, since)| Observed {
+            epoch: Epoch(epoch),
+            state,
+            accelerator,
+            restart_count,
+            failures,
+            trouble,
+            degraded,
+            since,
+        })
+}
+
+fn image_on_host() -> impl Strategy<Value = ImageOnHost> {
+    prop_oneof![
+        bytes().prop_map(|virtual_size| ImageOnHost::Verified { virtual_size }),
+        text().prop_map(|reason| ImageOnHost::Refused { reason }),
+    ]
+}
+
+fn orphan() -> impl Strategy<Value = Orphan> {
+    (uid(), text(), any::<bool>()).prop_map(|(vm, called, running)| Orphan { vm: VmUid(vm), called, running })
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    let vm = prop_oneof![observed().prop_map(VmReport::Seen), stamp().prop_map(VmReport::Gone)];
+    (
+        any::<u64>(),
+        any::<bool>(),
+        option::of(inventory()),
+        option::of(vec(condition(), 0..3)),
+        vec((digest(), option::of(image_on_host())), 0..3),
+        vec((uid().prop_map(VmUid), vm), 0..3),
+        option::of(vec(orphan(), 0..3)),
+    )
+        .prop_map(|(number, full, inventory, conditions, images, vms, orphans)| Report {
+            number,
+            full,
+            inventory,
+            conditions,
+            images,
+            vms,
+            orphans,
+        })
+}
+
+fn hello() -> impl Strategy<Value = Hello> {
+    let ours = (option::of(uid().prop_map(ClusterId)), any::<u64>(), any::<u64>(), any::<u32>(), any::<u32>());
+    let host = (uid(), name(), text(), text(), any::<u64>(), text());
+    (ours, host).prop_map(
+        |((cluster, incarnation, term, oldest, newest), (host, name, address, boot, start, version))| Hello {
+            cluster,
+            incarnation: Incarnation(incarnation),
+            term: Term(term),
+            protocol: ProtocolRange { oldest, newest },
+            host: HostUid(host),
+            name,
+            address,
+            boot: BootId(boot),
+            start,
+            version,
+        },
+    )
+}
+
+fn to_controller() -> impl Strategy<Value = ToController> {
+    prop_oneof![
+        hello().prop_map(ToController::Hello),
+        any::<u64>().prop_map(|number| ToController::Heartbeat { number }),
+        report().prop_map(|report| ToController::Report(Box::new(report))),
+    ]
+}
+
+fn spec() -> impl Strategy<Value = VmSpec> {
+    let image =
+        (name(), digest(), bytes()).prop_map(|(name, sha256, virtual_size)| ImageRef { name, sha256, virtual_size });
+    let sealed = (text(), vec(any::<u8>(), 0..8), vec(any::<u8>(), 0..8))
+        .prop_map(|(key_id, nonce, ciphertext)| Sealed { key_id, nonce, ciphertext });
+    let run = prop_oneof![Just(RunStrategy::Always), Just(RunStrategy::Halted)];
+    (option::of(name()), any::<u32>(), bytes(), image, bytes(), run, option::of(sealed)).prop_map(
+        |(instance_type, cpus, memory, image, disk_size, run, user_data)| VmSpec {
+            instance_type,
+            cpus,
+            memory,
+            performance: Performance::High,
+            image,
+            disk_size,
+            run,
+            user_data,
+        },
+    )
+}
+
+fn assignment() -> impl Strategy<Value = Assignment> {
+    let pages = (any::<u32>(), page(), any::<u64>()).prop_map(|(node, page, count)| NodePages {
+        node: NodeId(node),
+        page,
+        count,
+    });
+    let resources =
+        (vec(any::<u32>().prop_map(ThreadId), 0..4), threads(), threads(), vec(pages, 0..3), bytes()).prop_map(
+            |(vcpus, emulator, iothread, memory, overhead)| Resources { vcpus, emulator, iothread, memory, overhead },
+        );
+    (uid(), any::<u64>(), resources, time()).prop_map(|(host, epoch, resources, at)| Assignment {
+        host: HostUid(host),
+        epoch: Epoch(epoch),
+        resources,
+        at,
+    })
+}
+
+fn entry() -> impl Strategy<Value = DesiredEntry> {
+    let present = (
+        uid(),
+        name(),
+        name(),
+        spec(),
+        assignment(),
+        any::<u64>(),
+        option::of(vec(any::<u8>(), 0..16).prop_map(UserData)),
+    )
+        .prop_map(|(vm, project, name, spec, assignment, restart_count, user_data)| Present {
+            vm: VmUid(vm),
+            project,
+            name,
+            spec,
+            assignment,
+            restart_count,
+            user_data,
+        });
+    prop_oneof![
+        (present, stamp()).prop_map(|(present, stamp)| DesiredEntry::Present(Box::new(present), stamp)),
+        (uid(), stamp(), any::<bool>()).prop_map(|(vm, stamp, with_disk)| DesiredEntry::Absent(Absent {
+            vm: VmUid(vm),
+            stamp,
+            with_disk
+        })),
+    ]
+}
+
+fn to_host() -> impl Strategy<Value = ToHost> {
+    prop_oneof![
+        option::of(text()).prop_map(|leader| ToHost::Redirect { leader }),
+        (text(), text()).prop_map(|(code, message)| ToHost::Refuse { code, message }),
+        (uid(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
+            |(cluster, incarnation, term, protocol, every)| ToHost::Welcome(Welcome {
+                cluster: ClusterId(cluster),
+                incarnation: Incarnation(incarnation),
+                term: Term(term),
+                protocol,
+                heartbeat_every: Millis(every),
+            })
+        ),
+        (any::<u64>(), vec(entry(), 0..3))
+            .prop_map(|(revision, entries)| ToHost::DesiredSet { revision: Revision(revision), entries }),
+        (any::<u64>(), vec(entry(), 0..3), vec(uid().prop_map(VmUid), 0..3)).prop_map(
+            |(revision, entries, forgotten)| ToHost::DesiredDelta { revision: Revision(revision), entries, forgotten }
+        ),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(number, span)| ToHost::HeartbeatAck { number, may_start_for: Millis(span) }),
+        any::<u64>().prop_map(|number| ToHost::ReportAck { number }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn what_a_host_says_survives_the_wire(word in to_controller()) {
+        let wire = v1::ToController::from(&word);
+        let read = v1::ToController::decode(wire.encode_to_vec().as_slice()).unwrap();
+        prop_assert_eq!(ToController::try_from(read), Ok(word));
+    }
+
+    #[test]
+    fn what_a_controller_says_survives_the_wire(word in to_host()) {
+        let wire = v1::ToHost::from(&word);
+        let read = v1::ToHost::decode(wire.encode_to_vec().as_slice()).unwrap();
+        prop_assert_eq!(ToHost::try_from(read), Ok(word));
+    }
+
+    #[test]
+    fn damaged_bytes_are_an_error_or_another_word_but_never_a_panic(
+        word in to_controller(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let mut bytes = v1::ToController::from(&word).encode_to_vec();
+        prop_assume!(!bytes.is_empty());
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(read) = v1::ToController::decode(bytes.as_slice()) {
+            let _ = ToController::try_from(read);
+        }
+    }
+}
+
+#[test]
+fn an_error_names_the_field_from_the_outermost_message() {
+    let seen = v1::Observed { state: 77, ..Default::default() };
+    let vm = v1::VmReport { vm: "v1".into(), report: Some(v1::vm_report::Report::Seen(seen)) };
+    let report = v1::Report { number: 1, vms: vec![vm], ..Default::default() };
+    let word = v1::ToController { word: Some(v1::to_controller::Word::Report(report)) };
+    let error = ToController::try_from(word).unwrap_err();
+    assert_eq!(error, ConvertError::new("report.vms[0].seen.state", "has the unknown value 77"));
+}
+
+#[test]
+fn an_empty_word_is_an_error() {
+    assert_eq!(ToHost::try_from(v1::ToHost { word: None }), Err(ConvertError::missing("word")));
+}
+
+#[test]
+fn threads_out_of_order_are_refused_because_the_model_searches_them() {
+    let thread = |id| v1::Thread { id, ..Default::default() };
+    let wire = v1::Topology { threads: vec![thread(3), thread(3)] };
+    assert_eq!(Topology::try_from(wire).unwrap_err().path, "threads[1].id");
+}
+
+#[test]
+fn a_request_may_leave_enums_to_the_server_but_not_invent_them() {
+    assert_eq!(super::performance(0, "spec.performance"), Ok(None));
+    assert_eq!(super::run_strategy(2, "spec.run_strategy"), Ok(Some(RunStrategy::Halted)));
+    assert_eq!(super::run_strategy(9, "spec.run_strategy").unwrap_err().path, "spec.run_strategy");
+}
