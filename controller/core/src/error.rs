@@ -1,0 +1,128 @@
+//! The one public error: what every door shows, each in its own form.
+//!
+//! A message says what and why, a hint what to do next; `context` is for the log alone. Codes are a contract: each has
+//! a page in `docs/errors`.
+
+use berth_state::Rejection;
+
+use crate::ports::ConsensusError;
+
+/// What sort of failure it is; doors translate this and nothing else into their status words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The request is wrong in itself.
+    Invalid,
+    /// An object of that name is there.
+    AlreadyExists,
+    /// No such object.
+    NotFound,
+    /// The object is not as the client saw it.
+    Conflict,
+    /// The object is not in a state for this.
+    Precondition,
+    /// The caller may not.
+    Denied,
+    /// Nobody can take it at present; it was not carried out.
+    Unavailable,
+    /// Whether it was carried out is not known.
+    Unknown,
+    /// What was asked for is no longer kept.
+    OutOfRange,
+    /// A fault of ours.
+    Internal,
+}
+
+/// A refusal or failure, for people and programs.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// What sort.
+    pub kind: Kind,
+    /// `BE-NNNN`.
+    pub code: &'static str,
+    /// What and why.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// For the log alone.
+    pub context: Option<String>,
+}
+
+impl Error {
+    /// An error without hint.
+    pub fn new(kind: Kind, code: &'static str, message: impl Into<String>) -> Self {
+        Self { kind, code, message: message.into(), hint: None, context: None }
+    }
+
+    /// A request that is wrong in itself.
+    pub fn invalid(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Kind::Invalid, code, message)
+    }
+
+    /// The same error with what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Self {
+        let message = rejection.to_string();
+        match rejection {
+            Rejection::NotBootstrapped => Self::new(Kind::Unavailable, "BE-5001", message)
+                .hint("the cluster is starting; try again in a moment"),
+            Rejection::NameTaken { kind, .. } => Self::new(Kind::AlreadyExists, "BE-2001", message)
+                .hint(format!("pick another name, or delete the {kind} of that name first")),
+            Rejection::NotFound { .. } => Self::new(Kind::NotFound, "BE-2002", message),
+            Rejection::Changed { .. } => Self::new(Kind::Conflict, "BE-2003", message)
+                .hint("read the object again and repeat the request if it still makes sense"),
+            Rejection::Deleting { .. } => Self::new(Kind::Precondition, "BE-2004", message)
+                .hint("wait until it is gone"),
+            Rejection::Halted { .. } => {
+                Self::new(Kind::Precondition, "BE-2008", message).hint("start it with 'berth vm start'")
+            }
+            Rejection::ImageInUse { .. } => {
+                Self::new(Kind::Precondition, "BE-2009", message).hint("delete the VMs that use it first")
+            }
+            Rejection::RequestReused { .. } => Self::new(Kind::Conflict, "BE-2005", message)
+                .hint("use a new request id for a new request"),
+            Rejection::RequestExpired { .. } => Self::new(Kind::Conflict, "BE-2006", message)
+                .hint("look at what is there, then repeat with a new request id; if the id is new, check this machine's clock"),
+            Rejection::RequestFromFuture { .. } => {
+                Self::new(Kind::Invalid, "BE-2007", message).hint("check this machine's clock")
+            }
+            Rejection::AlreadyBootstrapped
+            | Rejection::NeedsClusterVersion { .. }
+            | Rejection::PlanOutdated
+            | Rejection::DoesNotFit(_)
+            | Rejection::HostNotTaking { .. }
+            | Rejection::HostNameTaken { .. } => Self::new(Kind::Precondition, "BE-2003", message),
+        }
+    }
+}
+
+impl From<ConsensusError> for Error {
+    fn from(error: ConsensusError) -> Self {
+        match error {
+            ConsensusError::NoLeader => {
+                Self::new(Kind::Unavailable, "BE-5001", "the cluster has no leader at present; nothing was changed")
+                    .hint("a majority of controllers must run and reach each other; see 'berth cluster status'")
+            }
+            ConsensusError::Unknown(why) => {
+                Self::new(Kind::Unknown, "BE-5002", format!("whether it was carried out is not known: {why}"))
+                    .hint("repeat with the same request id: it is never carried out twice")
+            }
+            ConsensusError::Stopped(why) => {
+                Self::new(Kind::Unavailable, "BE-5003", format!("this controller cannot serve: {why}"))
+                    .hint("ask another controller, and look at this one's log")
+            }
+            ConsensusError::TooLarge { bytes, limit } => Self::new(
+                Kind::Invalid,
+                "BE-1009",
+                format!("the request takes {bytes} bytes in the log, at most {limit} are allowed"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! [`Control`]: the one handle behind every door.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_model::vm::{RunStrategy, Vm, VmStatus};
+use berth_model::{Actor, RequestId, Revision, VmUid};
+use berth_state::requests::Verdict;
+use berth_state::{Applied, Batch, Body, Cluster, Command, Outcome};
+
+use crate::admit::{self, CreateImage, CreateVm, Target};
+use crate::error::{Error, Kind};
+use crate::ports::{Consensus, Environment, Leadership, Seal};
+use crate::publish::Views;
+use crate::status;
+
+/// How fresh an answer must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Consistency {
+    /// It shows everything that was acknowledged before the question.
+    #[default]
+    Linearizable,
+    /// What this member has applied; answered even without a majority.
+    Stale,
+}
+
+/// Who asks, and under which name for the request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// Who.
+    pub actor: Actor,
+    /// The client's request id and the hash of the request's body.
+    pub request: Option<(RequestId, [u8; 32])>,
+}
+
+/// The answer to a change.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The state's revision after it.
+    pub revision: Revision,
+    /// What it did.
+    pub outcome: Outcome,
+    /// The view in which it shows.
+    pub view: Arc<Cluster>,
+}
+
+impl Answer {
+    /// The VM that it concerned, with its status; none if it is gone.
+    pub fn vm(&self) -> Option<(Arc<Vm>, VmStatus)> {
+        match self.outcome {
+            Outcome::Vm(uid) => self.view.vms.get(&uid).map(|vm| (Arc::clone(vm), status::derive(&self.view, vm))),
+            Outcome::Done | Outcome::Image(_) | Outcome::Host(_) => None,
+        }
+    }
+}
+
+/// The handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    pub(crate) consensus: Arc<dyn Consensus>,
+    pub(crate) environment: Arc<dyn Environment>,
+    pub(crate) seal: Arc<dyn Seal>,
+    pub(crate) views: Views,
+    pub(crate) heard: crate::hosts::Heard,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+/// How long an answer waits for this member to apply what the leader committed. A member that is further behind
+/// than this says so rather than showing an older state.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+impl Control {
+    /// Joins the parts.
+    pub fn new(
+        consensus: Arc<dyn Consensus>,
+        environment: Arc<dyn Environment>,
+        seal: Arc<dyn Seal>,
+        views: Views,
+    ) -> Self {
+        Self { consensus, environment, seal, views, heard: crate::hosts::Heard::default() }
+    }
+
+    /// The state, as fresh as asked.
+    pub async fn view(&self, consistency: Consistency) -> Result<Arc<Cluster>, Error> {
+        match consistency {
+            Consistency::Linearizable => self.consensus.read_barrier().await?,
+            Consistency::Stale => {}
+        }
+        Ok(self.now_applied())
+    }
+
+    /// What this member has applied.
+    pub fn now_applied(&self) -> Arc<Cluster> {
+        Arc::clone(&self.views.cluster.borrow())
+    }
+
+    /// Recent events, for watches.
+    pub fn window(&self) -> &crate::window::Window {
+        &self.views.window
+    }
+
+    /// Who leads.
+    pub fn leadership(&self) -> Leadership {
+        self.consensus.leadership().borrow().clone()
+    }
+
+    /// Creates a VM.
+    pub async fn create_vm(&self, caller: &Caller, request: &CreateVm) -> Result<Answer, Error> {
+        let random = self.environment.random();
+        self.change(caller, |view| admit::create_vm(view, request, random, &*self.seal)).await
+    }
+
+    /// Starts or stops a VM.
+    pub async fn set_run(&self, caller: &Caller, target: &Target, run: RunStrategy) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::SetRun { vm, run, expect }).await
+    }
+
+    /// Restarts a VM.
+    pub async fn restart_vm(&self, caller: &Caller, target: &Target) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::RestartVm { vm, expect }).await
+    }
+
+    /// Deletes a VM: it is gone when its host reports so.
+    pub async fn delete_vm(&self, caller: &Caller, target: &Target) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::DeleteVm { vm, expect }).await
+    }
+
+    /// Makes an image known.
+    pub async fn create_image(&self, caller: &Caller, request: &CreateImage) -> Result<Answer, Error> {
+        let random = self.environment.random();
+        self.change(caller, |view| admit::create_image(view, request, random)).await
+    }
+
+    /// Forgets an image.
+    pub async fn delete_image(&self, caller: &Caller, name: &str) -> Result<Answer, Error> {
+        self.change(caller, |view| {
+            let name = admit::name("image name", name)?;
+            if view.images.contains_key(&name) {
+                Ok(Body::DeleteImage { name })
+            } else {
+                Err(Error::new(Kind::NotFound, "BE-2002", format!("there is no image {name:?}"))
+                    .hint("'berth image list' shows what is there"))
+            }
+        })
+        .await
+    }
+
+    async fn change_vm(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        body: impl Fn(VmUid, berth_state::Expect) -> Body,
+    ) -> Result<Answer, Error> {
+        self.change(caller, |view| Ok(body(admit::find_vm(view, target)?.uid(), target.expect()))).await
+    }
+
+    /// Admits, proposes, and waits until this member shows the result.
+    async fn change(&self, caller: &Caller, admit: impl Fn(&Cluster) -> Result<Body, Error>) -> Result<Answer, Error> {
+        let mut view = self.now_applied();
+        let body = loop {
+            if let Some(answer) = self.remembered(&view, caller)? {
+                return self.answer(answer).await;
+            }
+            match admit(&view) {
+                Ok(body) => break body,
+                // A member that lags must not refuse what the cluster would accept: a refusal is given only from a
+                // linearizable view.
+                Err(refusal) => {
+                    self.consensus.read_barrier().await?;
+                    let fresh = self.now_applied();
+                    if Arc::ptr_eq(&fresh, &view) {
+                        return Err(refusal);
+                    }
+                    view = fresh;
+                }
+            }
+        };
+        let command = Command { request: caller.request, actor: caller.actor.clone(), body };
+        let batch = Batch { at: self.environment.now(), commands: vec![command] };
+        let mut answers = self.consensus.propose(&batch).await?;
+        match answers.pop() {
+            Some(applied) => self.answer(applied).await,
+            None => Err(Error::new(Kind::Internal, "BE-9001", "the log gave no answer to a command")),
+        }
+    }
+
+    /// The answer that was given before, if this request is a repetition.
+    fn remembered(&self, view: &Cluster, caller: &Caller) -> Result<Option<Applied>, Error> {
+        let Some((id, body)) = caller.request else { return Ok(None) };
+        match view.requests.look_up(id, &body, &caller.actor, view.last_at.max(self.environment.now())) {
+            Verdict::New => Ok(None),
+            Verdict::Seen(answer) => Ok(Some(answer)),
+            Verdict::Refused(rejection) => Err(rejection.into()),
+        }
+    }
+
+    async fn answer(&self, applied: Applied) -> Result<Answer, Error> {
+        let outcome = applied.result.map_err(Error::from)?;
+        let mut views = self.views.cluster.clone();
+        let caught_up = views.wait_for(|view| view.revision >= applied.revision);
+        match tokio::time::timeout(CATCH_UP, caught_up).await {
+            Ok(Ok(view)) => Ok(Answer { revision: applied.revision, outcome, view: Arc::clone(&view) }),
+            Ok(Err(_)) => {
+                Err(Error::new(Kind::Unavailable, "BE-5003", "this controller is going down; the change was made"))
+            }
+            Err(_) => Err(Error::new(
+                Kind::Unavailable,
+                "BE-5004",
+                format!(
+                    "the change was made at revision {}, this controller is too far behind to show it",
+                    applied.revision
+                ),
+            )
+            .hint("ask another controller")),
+        }
+    }
+}

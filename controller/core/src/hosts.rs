@@ -1,0 +1,165 @@
+//! Drives a host's session: reads what arrives, asks [`HostSession`], sends and proposes what it says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use berth_model::session::{Report, ToController, ToHost};
+use berth_model::{Actor, ActorRole, HostUid, Timestamp};
+use berth_state::{Batch, Body, Command};
+use tokio::sync::{Notify, mpsc};
+
+use crate::desired::desired;
+use crate::error::{Error, Kind};
+use crate::handle::Control;
+use crate::session::{HostSession, Leading};
+
+/// When each host was last heard of by this member, since the leader last asked.
+#[derive(Clone, Debug, Default)]
+pub struct Heard(Arc<Mutex<BTreeMap<HostUid, Timestamp>>>);
+
+impl Heard {
+    pub(crate) fn note(&self, host: HostUid, now: Timestamp) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host, now);
+    }
+
+    pub(crate) fn take(&self) -> BTreeMap<HostUid, Timestamp> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Reports that wait for their commit, at most. A host sends its next report only after the last was acknowledged;
+/// one more may be on its way.
+const REPORTS_WAITING: usize = 2;
+
+impl Control {
+    /// Holds one host's session until it ends. `proved` is the name in the host's certificate.
+    ///
+    /// Ends when the host goes, when this member stops leading, or when the host is refused; the last word to the
+    /// host says which.
+    pub async fn serve_host(
+        &self,
+        proved: &str,
+        inbound: &mut mpsc::Receiver<ToController>,
+        outbound: &mpsc::Sender<ToHost>,
+    ) -> Result<(), Error> {
+        let Some(ToController::Hello(hello)) = inbound.recv().await else {
+            return Err(Error::invalid("BE-1012", "a session begins with a Hello"));
+        };
+        let mut leadership = self.consensus.leadership();
+        let lead = leadership.borrow_and_update().clone();
+        let info = self.now_applied().info;
+        let (true, Some(info)) = (lead.here, info) else {
+            send(outbound, ToHost::Redirect { leader: lead.leader_api }).await;
+            return Ok(());
+        };
+        let leading = Leading { cluster: info.id, incarnation: info.incarnation, term: lead.term };
+        let (mut session, welcome) = match HostSession::accept(leading, &hello, proved) {
+            Ok(accepted) => accepted,
+            Err(refused) => {
+                tracing::warn!(host.name = proved, code = refused.code(), "{refused}");
+                send(outbound, ToHost::Refuse { code: refused.code().into(), message: refused.to_string() }).await;
+                return Ok(());
+            }
+        };
+        // Law 4: what is sent next was read after this host said Hello.
+        if let Err(error) = self.consensus.read_barrier().await {
+            send(outbound, ToHost::Redirect { leader: None }).await;
+            return Err(error.into());
+        }
+        tracing::info!(host.name = proved, host.id = %session.host(), boot = %hello.boot, "host session begins");
+        let bell = self.views.bells.of(session.host());
+        self.heard.note(session.host(), self.environment.now());
+        send(outbound, welcome).await;
+        self.send_desired(&mut session, outbound).await;
+        let ended = self.converse(&mut session, inbound, outbound, &bell, &mut leadership, &lead).await;
+        tracing::info!(host.name = proved, host.id = %session.host(), "host session ends");
+        ended
+    }
+
+    async fn converse(
+        &self,
+        session: &mut HostSession,
+        inbound: &mut mpsc::Receiver<ToController>,
+        outbound: &mpsc::Sender<ToHost>,
+        bell: &Notify,
+        leadership: &mut tokio::sync::watch::Receiver<crate::ports::Leadership>,
+        lead: &crate::ports::Leadership,
+    ) -> Result<(), Error> {
+        let (to_fold, mut folding) = mpsc::channel::<(u64, Body)>(REPORTS_WAITING);
+        let fold = async {
+            while let Some((number, body)) = folding.recv().await {
+                self.fold(session_actor(), body).await?;
+                send(outbound, ToHost::ReportAck { number }).await;
+            }
+            Ok::<(), Error>(())
+        };
+        let listen = async {
+            loop {
+                tokio::select! {
+                    changed = leadership.changed() => {
+                        let now = leadership.borrow_and_update().clone();
+                        if changed.is_err() || !now.here || now.term != lead.term {
+                            send(outbound, ToHost::Redirect { leader: now.leader_api }).await;
+                            return Ok(());
+                        }
+                    }
+                    () = bell.notified() => self.send_desired(session, outbound).await,
+                    message = inbound.recv() => match message {
+                        None => return Ok(()),
+                        Some(ToController::Hello(_)) => {
+                            return Err(Error::invalid("BE-1007", "a second Hello in one session"));
+                        }
+                        Some(ToController::Heartbeat { number }) => {
+                            self.heard.note(session.host(), self.environment.now());
+                            send(outbound, session.heartbeat(number)).await;
+                        }
+                        Some(ToController::Report(report)) => {
+                            self.heard.note(session.host(), self.environment.now());
+                            let number = report.number;
+                            if let Some(body) = session.report(Report::clone(&report))
+                                && to_fold.try_send((number, body)).is_err()
+                            {
+                                return Err(Error::invalid("BE-1009", "more reports than were acknowledged"));
+                            }
+                        }
+                    },
+                }
+            }
+        };
+        tokio::select! {
+            ended = listen => ended,
+            failed = fold => failed,
+        }
+    }
+
+    async fn send_desired(&self, session: &mut HostSession, outbound: &mpsc::Sender<ToHost>) {
+        let view = self.now_applied();
+        let (wanted, unopened) = desired(&view, session.host(), &*self.seal);
+        for (vm, why) in unopened {
+            tracing::error!(vm.id = %vm, "the VM's user data cannot be opened, so its host is not told of it: {why}");
+        }
+        if let Some(message) = session.desired(view.revision, wanted) {
+            send(outbound, message).await;
+        }
+    }
+
+    async fn fold(&self, actor: Actor, body: Body) -> Result<(), Error> {
+        let batch = Batch { at: self.environment.now(), commands: vec![Command { request: None, actor, body }] };
+        for applied in self.consensus.propose(&batch).await? {
+            if let Err(rejection) = applied.result {
+                tracing::warn!("a host's report was not accepted: {rejection}");
+                return Err(Error::new(Kind::Precondition, "BE-2003", rejection.to_string()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn session_actor() -> Actor {
+    Actor { role: ActorRole::Controller, name: "session".into() }
+}
+
+/// A receiver that is gone ends the session elsewhere.
+async fn send(outbound: &mpsc::Sender<ToHost>, message: ToHost) {
+    let _ = outbound.send(message).await;
+}

@@ -1,0 +1,188 @@
+//! The controller's end of one host's session, free of I/O.
+//!
+//! ```text
+//!   Hello -> Welcomed -> (linearizable read) -> Serving
+//! ```
+//!
+//! The driver feeds what arrives and what changed, and carries out what comes back. The first set is sent only from a
+//! view that was read linearizably after the Hello (law 4); later sets are deltas against what was sent.
+
+use std::collections::BTreeMap;
+
+use berth_model::session::{DesiredEntry, Hello, PROTOCOL, Report, ToHost, Welcome};
+use berth_model::{ClusterId, HostUid, Incarnation, Revision, Term, VmUid};
+use berth_state::{Body, HostFacts};
+
+use crate::liveness::{HEARTBEAT_EVERY, MAY_START_FOR};
+
+/// Who this leader is, for comparison with what a host believes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leading {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its incarnation.
+    pub incarnation: Incarnation,
+    /// The term in which this member leads.
+    pub term: Term,
+}
+
+/// Why a host gets no session.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refused {
+    /// It belongs to another cluster.
+    #[error("host {host} belongs to cluster {theirs}, this is {ours}; give it a fresh data directory to move it")]
+    OtherCluster {
+        /// Its name.
+        host: String,
+        /// What it believes.
+        theirs: ClusterId,
+        /// What is so.
+        ours: ClusterId,
+    },
+    /// It has obeyed a later restore of the cluster than this one.
+    #[error(
+        "host {host} has obeyed incarnation {theirs} of the cluster, this controller is at {ours}; it runs from an older copy"
+    )]
+    OlderIncarnation {
+        /// Its name.
+        host: String,
+        /// What it has seen.
+        theirs: Incarnation,
+        /// What is here.
+        ours: Incarnation,
+    },
+    /// It has obeyed a later leader.
+    #[error("host {host} has obeyed a leader of term {theirs}, this one leads in {ours}")]
+    OlderTerm {
+        /// Its name.
+        host: String,
+        /// What it has seen.
+        theirs: Term,
+        /// What is here.
+        ours: Term,
+    },
+    /// No common protocol version.
+    #[error("host {host} speaks protocol {theirs}, this controller {ours}; upgrade the older of the two")]
+    NoCommonProtocol {
+        /// Its name.
+        host: String,
+        /// Its range.
+        theirs: String,
+        /// Our range.
+        ours: String,
+    },
+    /// Its certificate bears another name.
+    #[error("the host calls itself {said:?}, its certificate says {proved:?}")]
+    OtherName {
+        /// What it said.
+        said: String,
+        /// What it proved.
+        proved: String,
+    },
+}
+
+impl Refused {
+    /// The `BE-NNNN` code of the refusal.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::OtherCluster { .. } | Self::OlderIncarnation { .. } | Self::OlderTerm { .. } => "BE-5007",
+            Self::NoCommonProtocol { .. } => "BE-5006",
+            Self::OtherName { .. } => "BE-4003",
+        }
+    }
+}
+
+/// The controller's end of one host's session.
+#[derive(Debug)]
+pub struct HostSession {
+    facts: HostFacts,
+    sent: Option<(Revision, BTreeMap<VmUid, DesiredEntry>)>,
+    last_report: u64,
+}
+
+impl HostSession {
+    /// Accepts a host, or says why not. `proved` is the name in its certificate.
+    pub fn accept(leading: Leading, hello: &Hello, proved: &str) -> Result<(Self, ToHost), Refused> {
+        let host = hello.name.to_string();
+        if host != proved {
+            return Err(Refused::OtherName { said: host, proved: proved.to_owned() });
+        }
+        if let Some(theirs) = hello.cluster.filter(|theirs| *theirs != leading.cluster) {
+            return Err(Refused::OtherCluster { host, theirs, ours: leading.cluster });
+        }
+        if hello.incarnation > leading.incarnation {
+            return Err(Refused::OlderIncarnation { host, theirs: hello.incarnation, ours: leading.incarnation });
+        }
+        if hello.incarnation == leading.incarnation && hello.term > leading.term {
+            return Err(Refused::OlderTerm { host, theirs: hello.term, ours: leading.term });
+        }
+        let range = |range: berth_model::session::ProtocolRange| format!("{} to {}", range.oldest, range.newest);
+        let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| Refused::NoCommonProtocol {
+            host,
+            theirs: range(hello.protocol),
+            ours: range(PROTOCOL),
+        })?;
+        let facts = HostFacts {
+            uid: hello.host,
+            name: hello.name.clone(),
+            address: hello.address.clone(),
+            boot: hello.boot.clone(),
+        };
+        let welcome = ToHost::Welcome(Welcome {
+            cluster: leading.cluster,
+            incarnation: leading.incarnation,
+            term: leading.term,
+            protocol,
+            heartbeat_every: HEARTBEAT_EVERY,
+        });
+        Ok((Self { facts, sent: None, last_report: 0 }, welcome))
+    }
+
+    /// Whose session it is.
+    pub fn host(&self) -> HostUid {
+        self.facts.uid
+    }
+
+    /// Whether the whole set was sent.
+    pub fn is_serving(&self) -> bool {
+        self.sent.is_some()
+    }
+
+    /// The host's desired set as one view shows it. The first call must come from a view that was read linearizably
+    /// after the Hello. Nothing to say: none.
+    pub fn desired(&mut self, revision: Revision, wanted: BTreeMap<VmUid, DesiredEntry>) -> Option<ToHost> {
+        let Some((sent_at, sent)) = &mut self.sent else {
+            let entries = wanted.values().cloned().collect();
+            self.sent = Some((revision, wanted));
+            return Some(ToHost::DesiredSet { revision, entries });
+        };
+        if revision < *sent_at {
+            return None;
+        }
+        let entries: Vec<_> =
+            wanted.iter().filter(|(uid, entry)| sent.get(uid) != Some(entry)).map(|(_, entry)| entry.clone()).collect();
+        let forgotten: Vec<_> = sent.keys().filter(|uid| !wanted.contains_key(uid)).copied().collect();
+        *sent_at = revision;
+        *sent = wanted;
+        (!entries.is_empty() || !forgotten.is_empty()).then_some(ToHost::DesiredDelta { revision, entries, forgotten })
+    }
+
+    /// A report arrived: what to propose for it. A repeated or reordered one is none; it is acknowledged if it is the
+    /// last one again.
+    pub fn report(&mut self, report: Report) -> Option<Body> {
+        if report.number != self.last_report + 1 {
+            return None;
+        }
+        self.last_report = report.number;
+        Some(Body::ReportHost { facts: self.facts.clone(), report: Box::new(report) })
+    }
+
+    /// A heartbeat arrived: the answer. Permission to start is given only once the set was sent.
+    pub fn heartbeat(&self, number: u64) -> ToHost {
+        let may_start_for = if self.is_serving() { MAY_START_FOR } else { berth_model::Millis(0) };
+        ToHost::HeartbeatAck { number, may_start_for }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! What people read: one pure function of the replicated state, so that gRPC, facade, CLI and web never disagree, on
+//! any member, at one revision (architecture v16).
+
+use berth_model::host::{Host, Liveness};
+use berth_model::vm::{Accelerator, DomainState, RunStrategy, StopReason, Vm, VmPhase, VmStatus};
+use berth_model::{Condition, ConditionStatus, Timestamp};
+use berth_state::Cluster;
+
+/// The status of one VM.
+pub fn derive(view: &Cluster, vm: &Vm) -> VmStatus {
+    let host = vm.assignment.as_ref().and_then(|held| view.hosts.get(&held.host));
+    let (phase, message) = phase(vm, host.map(AsRef::as_ref));
+    let mut conditions = vec![placed(vm), ready(vm, phase, &message)];
+    conditions.extend(accelerated(vm, host.map(AsRef::as_ref)));
+    conditions.extend(degraded(vm));
+    conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
+    VmStatus { phase, message, host: host.map(|host| (host.uid(), host.meta.name.clone())), conditions }
+}
+
+fn phase(vm: &Vm, host: Option<&Host>) -> (VmPhase, String) {
+    let observed = vm.observed.as_ref();
+    let silent = host.filter(|host| host.liveness != Liveness::Alive);
+    if vm.meta.is_deleting() {
+        let message = silent.map_or_else(String::new, |host| {
+            format!("host {} is {}; the VM is removed when it is heard of again", host.meta.name, host.liveness)
+        });
+        return (VmPhase::Deleting, message);
+    }
+    let Some(assignment) = &vm.assignment else {
+        return (VmPhase::Pending, waiting(vm));
+    };
+    if let Some(host) = silent {
+        let message = format!(
+            "host {} is {} since {}; the VM may well run, and is not started elsewhere",
+            host.meta.name, host.liveness, host.liveness_since
+        );
+        return (VmPhase::Unknown, message);
+    }
+    let Some(observed) = observed.filter(|seen| seen.epoch == assignment.epoch) else {
+        return (VmPhase::Assigned, String::new());
+    };
+    let trouble = observed.trouble.as_ref().map_or_else(String::new, |(_, sentence)| sentence.clone());
+    match (observed.state, vm.spec.run) {
+        (DomainState::Running, RunStrategy::Always) if observed.restart_count < vm.restart_count => {
+            (VmPhase::Stopping, "a restart was asked for".into())
+        }
+        (DomainState::Running, RunStrategy::Always) => (VmPhase::Running, trouble),
+        (DomainState::Running, RunStrategy::Halted) => (VmPhase::Stopping, trouble),
+        (DomainState::Starting, _) => (VmPhase::Starting, trouble),
+        (DomainState::Paused, _) => (VmPhase::Paused, trouble),
+        (DomainState::Stopping, _) => (VmPhase::Stopping, trouble),
+        (DomainState::Stopped(_), RunStrategy::Halted) => (VmPhase::Stopped, trouble),
+        (DomainState::Stopped(StopReason::NeverStarted), RunStrategy::Always) if observed.failures == 0 => {
+            let phase = if trouble.is_empty() { VmPhase::Starting } else { VmPhase::Failing };
+            (phase, trouble)
+        }
+        (DomainState::Stopped(reason), RunStrategy::Always) => {
+            (VmPhase::Failing, failing(reason, observed.failures, trouble))
+        }
+    }
+}
+
+fn failing(reason: StopReason, failures: u32, trouble: String) -> String {
+    let why = match reason {
+        StopReason::NeverStarted => "it has not started yet",
+        StopReason::GuestShutdown => "the guest shut itself down; it is started again",
+        StopReason::Asked => "it was stopped and is started again",
+        StopReason::Crashed => "it crashed; it is started again after a pause",
+        StopReason::StartFailed => "it could not be started; it is tried again after a pause",
+        StopReason::Unknown => "it does not run, for a reason the host does not know; it is started again",
+    };
+    let times = if failures > 1 { format!(" ({failures} times in a row)") } else { String::new() };
+    if trouble.is_empty() { format!("{why}{times}") } else { format!("{why}{times}: {trouble}") }
+}
+
+fn waiting(vm: &Vm) -> String {
+    match &vm.unplaced {
+        None => "waits for its turn to be placed".into(),
+        Some(unplaced) if unplaced.hosts == 0 => "there is no host yet".into(),
+        Some(unplaced) => {
+            let mut reasons: Vec<_> =
+                unplaced.refusals.iter().take(3).map(|(name, why)| format!("{name} {why}")).collect();
+            let more = unplaced.hosts as usize - reasons.len().min(unplaced.hosts as usize);
+            if more > 0 {
+                reasons.push(format!("and {more} more"));
+            }
+            format!("none of {} hosts can take it: {}", unplaced.hosts, reasons.join("; "))
+        }
+    }
+}
+
+fn condition(
+    kind: &str,
+    status: ConditionStatus,
+    reason: &str,
+    message: impl Into<String>,
+    since: Timestamp,
+) -> Condition {
+    Condition { kind: kind.into(), status, reason: reason.into(), message: message.into(), since }
+}
+
+fn placed(vm: &Vm) -> Condition {
+    match (&vm.assignment, &vm.unplaced) {
+        (Some(held), _) => condition("Placed", ConditionStatus::True, "Assigned", "", held.at),
+        (None, None) => condition("Placed", ConditionStatus::False, "Waiting", waiting(vm), vm.meta.created_at),
+        (None, Some(found)) => condition("Placed", ConditionStatus::False, "NoHostFits", waiting(vm), found.since),
+    }
+}
+
+/// Ready only when the host has verified it (law 10).
+fn ready(vm: &Vm, phase: VmPhase, message: &str) -> Condition {
+    let since = vm.observed.as_ref().map_or(vm.meta.created_at, |seen| seen.since);
+    let status = match phase {
+        VmPhase::Running => ConditionStatus::True,
+        VmPhase::Unknown => ConditionStatus::Unknown,
+        VmPhase::Pending
+        | VmPhase::Assigned
+        | VmPhase::Starting
+        | VmPhase::Paused
+        | VmPhase::Stopping
+        | VmPhase::Stopped
+        | VmPhase::Failing
+        | VmPhase::Deleting => ConditionStatus::False,
+    };
+    condition("Ready", status, &phase.to_string(), message, since)
+}
+
+/// Software emulation is never silent (requirement B9).
+fn accelerated(vm: &Vm, host: Option<&Host>) -> Option<Condition> {
+    let observed = vm.observed.as_ref()?;
+    Some(match observed.accelerator? {
+        Accelerator::Kvm => condition("Accelerated", ConditionStatus::True, "Kvm", "", observed.since),
+        Accelerator::Tcg => {
+            let why = host
+                .and_then(|host| host.inventory.accelerator.failed_step.clone())
+                .map_or_else(String::new, |step| format!(": the host's KVM failed its test at step {step}"));
+            let message = format!("runs under software emulation (TCG), many times slower than KVM{why}");
+            condition("Accelerated", ConditionStatus::False, "Tcg", message, observed.since)
+        }
+    })
+}
+
+fn degraded(vm: &Vm) -> Option<Condition> {
+    let observed = vm.observed.as_ref()?;
+    (!observed.degraded.is_empty()).then(|| {
+        condition("Degraded", ConditionStatus::True, "HostLacks", observed.degraded.join("; "), observed.since)
+    })
+}
+
+/// The conditions of one host: what it reported of itself, and what the ledger says of it.
+pub fn host_conditions(view: &Cluster, host: &Host) -> Vec<Condition> {
+    let mut conditions = host.conditions.clone();
+    let since = host.liveness_since;
+    let alive = match host.liveness {
+        Liveness::Alive => ConditionStatus::True,
+        Liveness::Suspect | Liveness::Lost => ConditionStatus::Unknown,
+    };
+    conditions.push(condition("Ready", alive, &host.liveness.to_string(), "", since));
+    if let Some(why) = view.bookings(host.uid()).and_then(|held| held.overbooked(&host.inventory)) {
+        let mut concerned: Vec<_> = view.vms_on(host.uid()).map(|vm| vm.meta.name.to_string()).collect();
+        concerned.truncate(20);
+        let message = format!("{why}; it takes no new VM; concerned are {}", concerned.join(", "));
+        conditions.push(condition("Overbooked", ConditionStatus::True, "ReportedLess", message, since));
+    }
+    conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
+    conditions
+}
