@@ -1,13 +1,14 @@
 //! Hosts, as operators read them.
 
-use berth_model::BootId;
 use berth_model::host::{Host, HostSpec};
+use berth_model::{BootId, Condition};
 
 use super::all;
 use crate::v1;
 
-/// A host with what of it is spoken for; see [`super::host_use`].
-pub fn host_to_wire(host: &Host, used: v1::HostUse) -> v1::Host {
+/// A host with what of it is spoken for (see [`super::host_use`]) and its conditions, which the caller derives: those
+/// that the host reported, and those that follow from the state.
+pub fn host_to_wire(host: &Host, conditions: &[Condition], used: v1::HostUse) -> v1::Host {
     let Host {
         meta,
         spec: HostSpec { cordoned },
@@ -16,7 +17,7 @@ pub fn host_to_wire(host: &Host, used: v1::HostUse) -> v1::Host {
         liveness,
         liveness_since,
         inventory,
-        conditions,
+        conditions: _,
         images,
         orphans,
     } = host;

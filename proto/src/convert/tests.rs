@@ -355,3 +355,105 @@ fn a_request_may_leave_enums_to_the_server_but_not_invent_them() {
     assert_eq!(super::run_strategy(2, "spec.run_strategy"), Ok(Some(RunStrategy::Halted)));
     assert_eq!(super::run_strategy(9, "spec.run_strategy").unwrap_err().path, "spec.run_strategy");
 }
+
+#[test]
+fn reflection_knows_every_service() {
+    let set = prost_types::FileDescriptorSet::decode(crate::DESCRIPTORS).unwrap();
+    let mut services: Vec<_> =
+        set.file.iter().flat_map(|file| &file.service).map(|service| service.name().to_owned()).collect();
+    services.sort_unstable();
+    assert_eq!(
+        services,
+        [
+            "AgentService",
+            "ClusterService",
+            "ConsoleService",
+            "HostService",
+            "HostStreamService",
+            "ImageService",
+            "InstanceTypeService",
+            "PeerService",
+            "VmService",
+        ]
+    );
+}
+
+#[test]
+fn what_is_spoken_for_is_the_sum_of_assignments_on_that_host_alone() {
+    let uid = |bits| Uid::from_bits(bits);
+    let meta = |name: &str, bits| berth_model::Meta {
+        project: Name::default_project(),
+        name: name.parse().unwrap(),
+        uid: uid(bits),
+        labels: std::collections::BTreeMap::new(),
+        annotations: std::collections::BTreeMap::new(),
+        finalizers: vec![],
+        owners: vec![],
+        generation: berth_model::Generation(1),
+        created_at: Timestamp::from_millis(0),
+        deleted_at: None,
+        revision: Revision(1),
+    };
+    let host = berth_model::host::Host {
+        meta: meta("h1", 1),
+        spec: berth_model::host::HostSpec::default(),
+        address: String::new(),
+        boot: BootId(String::new()),
+        liveness: berth_model::host::Liveness::Alive,
+        liveness_since: Timestamp::from_millis(0),
+        inventory: Inventory {
+            topology: Topology {
+                threads: (0..4)
+                    .map(|id| Thread { id: ThreadId(id), core: CoreId(id), socket: 0, node: NodeId(0) })
+                    .collect(),
+            },
+            reserve: "0".parse().unwrap(),
+            memory: vec![NodeMemory { node: NodeId(0), ordinary: Bytes::gib(1) }],
+            hugepages: vec![HugepagePool { node: NodeId(0), page: PageSize::Huge2M, total: 512 }],
+            accelerator: AcceleratorReport { accelerator: Accelerator::Tcg, failed_step: None, detail: None },
+            versions: vec![],
+            overlap: false,
+        },
+        conditions: vec![],
+        images: std::collections::BTreeMap::new(),
+        orphans: vec![],
+    };
+    let vm = |name: &str, bits, host, threads: [u32; 2]| berth_model::vm::Vm {
+        meta: meta(name, bits),
+        spec: VmSpec {
+            instance_type: None,
+            cpus: 2,
+            memory: Bytes::mib(256),
+            performance: Performance::High,
+            image: ImageRef {
+                name: "tiny".parse().unwrap(),
+                sha256: Sha256Digest([7; 32]),
+                virtual_size: Bytes::mib(64),
+            },
+            disk_size: Bytes::mib(64),
+            run: RunStrategy::Always,
+            user_data: None,
+        },
+        restart_count: 0,
+        assignment: Some(Assignment {
+            host: HostUid(uid(host)),
+            epoch: Epoch(5),
+            resources: Resources {
+                vcpus: threads.map(ThreadId).to_vec(),
+                emulator: "0".parse().unwrap(),
+                iothread: "0".parse().unwrap(),
+                memory: vec![NodePages { node: NodeId(0), page: PageSize::Huge2M, count: 128 }],
+                overhead: Bytes::mib(112),
+            },
+            at: Timestamp::from_millis(0),
+        }),
+        unplaced: None,
+        observed: None,
+    };
+    let used = super::host_use(&host, &[vm("a", 11, 1, [2, 1]), vm("b", 12, 9, [2, 3])]);
+    assert_eq!((used.threads_total, used.threads_reserved, used.threads_booked, used.vms), (4, 1, 2, 1));
+    let booked: Vec<_> = used.booked.iter().map(|held| (held.thread, held.called.as_str(), held.vcpu)).collect();
+    assert_eq!(booked, [(1, "default/a", 1), (2, "default/a", 0)]);
+    assert_eq!((used.hugepages[0].booked, used.hugepages[0].total), (128, 512));
+    assert_eq!(used.ordinary_bytes_booked, Bytes::mib(112).0);
+}
