@@ -1,1 +1,0 @@
-//! The project's own chores: tidy, images, lab, demo, verify.
