@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Functions shared by the recipes: a BIOS-bootable disk image made from files alone, without root, mounts or loop devices.
 # Sourced by build.sh; expects `set -eu`.
 

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Runs in a mount namespace of its own: what is mounted here is gone when it ends.
 #   CHROOT  the chroot           CHECKOUT  the checkout          SYSROOT  the Rust toolchain       REGISTRY  cargo's home
 #   TRAP    a package to preinstall from backports, or empty     BUILD    the package to build     RELEASE   its code name
