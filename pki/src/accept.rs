@@ -52,6 +52,9 @@ const LINGER_BYTES: u64 = 64 * 1024;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection whose peer is known. Reads and writes go to the peer through TLS.
+///
+/// A server library that wants a trait of its own on its connections gets a newtype around this, which hands the four
+/// polling methods on and tells the library the `peer`.
 #[derive(Debug)]
 pub struct Accepted {
     /// The encrypted stream.
@@ -146,20 +149,37 @@ async fn run(listener: TcpListener, acceptor: TlsAcceptor, limits: Limits, ready
             }
         }
         let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        // Also carries the reason that the verifier of client certificates logs.
         let span = tracing::debug_span!("handshake", peer.addr = %peer_addr);
-        handshakes.spawn(
-            async move {
-                match handshake(tcp, peer_addr, acceptor, limits.handshake).await {
-                    Ok(accepted) => {
-                        // The slot is held until the server takes the connection, so a full server accepts no more.
-                        let _ = ready.send(accepted).await;
-                    }
-                    Err(reason) => tracing::debug!(%peer_addr, %reason, "handshake failed"),
+        let handshake = async move {
+            match handshake(tcp, peer_addr, acceptor, limits.handshake).await {
+                Ok(accepted) => {
+                    // The slot is held until the server takes the connection, so a full server accepts no more.
+                    let _ = ready.send(accepted).await;
                 }
-                drop(slot);
+                Err(failure) => {
+                    tracing::debug!(reason = %failure.reason, "handshake failed");
+                    if let Some(tcp) = failure.tcp {
+                        let _ = tokio::time::timeout(LINGER, linger(tcp)).await;
+                    }
+                }
             }
-            .instrument(span),
-        );
+            drop(slot);
+        };
+        handshakes.spawn(handshake.instrument(span));
+    }
+}
+
+/// A handshake that came to nothing.
+struct Failure {
+    reason: String,
+    /// Where the client may still read why.
+    tcp: Option<TcpStream>,
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self { reason, tcp: None }
     }
 }
 
@@ -168,24 +188,17 @@ async fn handshake(
     peer_addr: SocketAddr,
     acceptor: TlsAcceptor,
     deadline: Duration,
-) -> Result<Accepted, String> {
+) -> Result<Accepted, Failure> {
     tcp.set_nodelay(true).map_err(|error| error.to_string())?;
     match tokio::time::timeout(deadline, acceptor.accept(tcp).into_fallible()).await {
         Ok(Ok(io)) => {
-            let peer = io
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| chain.first())
-                .ok_or_else(|| "no client certificate".to_owned())
-                .and_then(|first| Identity::from_certificate(first).map_err(|error| error.to_string()))?;
+            let first = io.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let first = first.ok_or_else(|| "no client certificate".to_owned())?;
+            let peer = Identity::from_certificate(first).map_err(|error| error.to_string())?;
             Ok(Accepted { io, peer, peer_addr })
         }
-        Ok(Err((error, tcp))) => {
-            let _ = tokio::time::timeout(LINGER, linger(tcp)).await;
-            Err(error.to_string())
-        }
-        Err(_) => Err(format!("not finished within {} s", deadline.as_secs_f32())),
+        Ok(Err((error, tcp))) => Err(Failure { reason: error.to_string(), tcp: Some(tcp) }),
+        Err(_) => Err(format!("not finished within {} s", deadline.as_secs_f32()).into()),
     }
 }
 

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::SignatureScheme;
 use rustls_pki_types::CertificateDer;
@@ -131,6 +132,13 @@ pub struct Ticket {
     pub nonce: [u8; 16],
     /// Until when, in milliseconds since 1970; at most [`LONGEST_MS`] from now.
     pub expires_at_ms: u64,
+}
+
+/// Random bytes for a ticket's nonce.
+pub fn fresh_nonce() -> Result<[u8; 16], TicketError> {
+    let mut nonce = [0; 16];
+    SystemRandom::new().fill(&mut nonce).map_err(|_| TicketError::Cannot("the system gave no random bytes".into()))?;
+    Ok(nonce)
 }
 
 /// The bytes of `ticket`, signed with the key of `signer`, which must be a controller's P-256 key.
