@@ -1,0 +1,430 @@
+//! The domain XML of one VM: a pure function from what was chosen, where its files lie and what this host can do.
+//!
+//! Every setting of the high-performance template is here: pinned vCPUs, emulator and IOThread; guest memory on
+//! hugepages of the chosen NUMA nodes, mirrored as guest nodes when there is more than one; one virtio-blk queue per
+//! vCPU. What the host cannot do is left out and said in a sentence ([`Rendered::degraded`]), which travels in the
+//! domain's metadata so that it is known again after a restart of the daemon.
+//!
+//! Deliberately absent: `<locked/>` (hugepages are not swapped, and the limit it needs is not always grantable),
+//! a balloon (it gives nothing back from hugepages), USB and tablet (their polling costs exits), default networks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use berth_host::step::DomainSpec;
+use berth_model::host::NodeId;
+use berth_model::vm::{Accelerator, NodePages};
+use berth_model::{Bytes, PageSize};
+
+use crate::capabilities::{Capabilities, domain_type, os_type};
+use crate::element::{Element, ForbiddenCharacter};
+use crate::mark::{self, Marked};
+
+/// The format of a disk image file. Always said to libvirt, so that neither it nor QEMU ever guesses from contents.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DiskFormat {
+    /// qcow2.
+    Qcow2,
+    /// Plain bytes.
+    Raw,
+}
+
+impl DiskFormat {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// The image that a disk is an overlay on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BaseImage {
+    /// The verified image file.
+    pub path: PathBuf,
+    /// As its header says.
+    pub format: DiskFormat,
+}
+
+/// Where a VM's files lie, all absolute.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskFiles {
+    /// The VM's own disk, a qcow2 overlay.
+    pub disk: PathBuf,
+    /// What it is an overlay on. It must have no backing file of its own: the chain is told to end here.
+    pub base: Option<BaseImage>,
+    /// Whether `O_DIRECT` was seen to work where the disk lies.
+    pub direct_io: bool,
+    /// The NoCloud seed, an ISO 9660 image.
+    pub seed: Option<PathBuf>,
+    /// Where VNC listens: a unix socket in a folder that only the daemon and QEMU may enter.
+    pub vnc_socket: Option<PathBuf>,
+    /// Where QEMU appends what the guest writes to its serial console. Nothing bounds its size but whoever rotates it.
+    pub console_log: Option<PathBuf>,
+}
+
+/// A rendered domain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rendered {
+    /// For libvirt.
+    pub xml: String,
+    /// What was left out because this host cannot do it, a sentence each.
+    pub degraded: Vec<String>,
+}
+
+/// A specification that contradicts itself. Hosts never choose, so nothing is repaired here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// A thread for each vCPU is needed, no more and no fewer.
+    #[error("the VM has {cpus} vCPUs and {threads} threads were chosen for them")]
+    ThreadCount {
+        /// vCPUs asked for.
+        cpus: u32,
+        /// Threads chosen.
+        threads: usize,
+    },
+    /// The chosen pages are not the guest's memory.
+    #[error("the VM has {memory} of memory and pages for {pages} were chosen")]
+    PageSum {
+        /// Memory asked for.
+        memory: Bytes,
+        /// What the pages come to.
+        pages: Bytes,
+    },
+    /// No threads for the emulator or the IOThread.
+    #[error("no threads were chosen for the {0}")]
+    NoThreads(&'static str),
+    /// A path that is not absolute or not UTF-8.
+    #[error("the path {0:?} is not absolute UTF-8")]
+    Path(PathBuf),
+    /// A text that XML cannot carry.
+    #[error(transparent)]
+    Character(#[from] ForbiddenCharacter),
+}
+
+/// The domain XML of one VM.
+pub fn render(spec: &DomainSpec, files: &DiskFiles, capabilities: &Capabilities) -> Result<Rendered, RenderError> {
+    check(spec)?;
+    let mut degraded = Vec::new();
+    let cells = guest_cells(spec, capabilities);
+    let cpu = cpu(spec, &cells, capabilities, &mut degraded);
+    let devices = devices(spec, files, capabilities, &mut degraded)?;
+    let marked = Marked { mark: spec.mark.clone(), degraded };
+    let mark::Marked { mark, .. } = &marked;
+    let domain = Element::new("domain")
+        .attr("type", domain_type(spec.accelerator))
+        .child(Element::with_text("name", mark::domain_name(mark.vm)))
+        .child(Element::with_text("uuid", mark::domain_uuid(mark.cluster, mark.vm)))
+        .child(Element::with_text("title", format_args!("{}/{}", mark.project, mark.name)))
+        .child(Element::new("metadata").child(marked.element()))
+        .child(Element::with_text("memory", spec.memory.0 / 1024).attr("unit", "KiB"))
+        .children(memory_backing(&cells))
+        .children(numa_tune(&cells, capabilities))
+        .child(Element::with_text("vcpu", spec.cpus).attr("placement", "static"))
+        .children(capabilities.disk.iothread.then(|| Element::with_text("iothreads", 1)))
+        .child(cpu_tune(spec, capabilities))
+        .child(Element::new("os").child(os_type(&capabilities.machine)))
+        .child(features(spec.accelerator, capabilities))
+        .child(cpu)
+        .child(clock(spec.accelerator))
+        .child(Element::with_text("on_poweroff", "destroy"))
+        .child(Element::with_text("on_reboot", "restart"))
+        .child(Element::with_text("on_crash", "destroy"))
+        .child(
+            Element::new("pm")
+                .child(Element::new("suspend-to-mem").attr("enabled", "no"))
+                .child(Element::new("suspend-to-disk").attr("enabled", "no")),
+        )
+        .child(devices);
+    Ok(Rendered { xml: domain.render()?, degraded: marked.degraded })
+}
+
+fn check(spec: &DomainSpec) -> Result<(), RenderError> {
+    let resources = &spec.resources;
+    if resources.vcpus.len() != spec.cpus as usize || spec.cpus == 0 {
+        return Err(RenderError::ThreadCount { cpus: spec.cpus, threads: resources.vcpus.len() });
+    }
+    let bytes_of = |pages: &NodePages| u128::from(pages.page.bytes().0) * u128::from(pages.count);
+    let sum = resources.memory.iter().map(bytes_of).sum::<u128>();
+    if sum != u128::from(spec.memory.0) {
+        let pages = Bytes(u64::try_from(sum).unwrap_or(u64::MAX));
+        return Err(RenderError::PageSum { memory: spec.memory, pages });
+    }
+    for (what, threads) in [("emulator", &resources.emulator), ("IOThread", &resources.iothread)] {
+        if threads.is_empty() {
+            return Err(RenderError::NoThreads(what));
+        }
+    }
+    Ok(())
+}
+
+/// One NUMA node of the guest, mirroring one of the host.
+struct Cell {
+    node: NodeId,
+    page: PageSize,
+    memory: Bytes,
+    vcpus: Vec<usize>,
+}
+
+/// One guest node for each host node that gives memory. A vCPU belongs where its thread is; one whose node gives no
+/// memory belongs to the first.
+fn guest_cells(spec: &DomainSpec, capabilities: &Capabilities) -> Vec<Cell> {
+    let mut cells: Vec<_> = spec
+        .resources
+        .memory
+        .iter()
+        .filter(|pages| pages.count > 0)
+        .map(|pages| Cell {
+            node: pages.node,
+            page: pages.page,
+            memory: Bytes(pages.page.bytes().0 * pages.count),
+            vcpus: Vec::new(),
+        })
+        .collect();
+    for (vcpu, thread) in spec.resources.vcpus.iter().enumerate() {
+        let node = capabilities.node_of(*thread);
+        let at = cells.iter().position(|cell| Some(cell.node) == node).unwrap_or(0);
+        if let Some(cell) = cells.get_mut(at) {
+            cell.vcpus.push(vcpu);
+        }
+    }
+    cells
+}
+
+fn memory_backing(cells: &[Cell]) -> Option<Element> {
+    let mut sizes: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.page != PageSize::Small) {
+        sizes.entry(cell.page.bytes().0 / 1024).or_default().push(at);
+    }
+    if sizes.is_empty() {
+        return None;
+    }
+    // Which guest nodes a size is for is said only where there are guest nodes to name.
+    let pages = sizes.into_iter().map(|(kib, nodes)| {
+        let page = Element::new("page").attr("size", kib).attr("unit", "KiB");
+        page.attr_if(cells.len() > 1, "nodeset", list(&nodes))
+    });
+    Some(Element::new("memoryBacking").child(Element::new("hugepages").children(pages)))
+}
+
+/// Where memory must lie. Said only on hosts with more than one node: elsewhere there is nothing to choose.
+fn numa_tune(cells: &[Cell], capabilities: &Capabilities) -> Option<Element> {
+    if capabilities.nodes.len() < 2 || cells.is_empty() {
+        return None;
+    }
+    let nodes: Vec<_> = cells.iter().map(|cell| cell.node.0 as usize).collect();
+    let whole = Element::new("memory").attr("mode", "strict").attr("nodeset", list(&nodes));
+    let by_cell =
+        cells.iter().enumerate().filter(|_| cells.len() > 1).map(|(at, cell)| {
+            Element::new("memnode").attr("cellid", at).attr("mode", "strict").attr("nodeset", cell.node)
+        });
+    Some(Element::new("numatune").child(whole).children(by_cell))
+}
+
+fn cpu_tune(spec: &DomainSpec, capabilities: &Capabilities) -> Element {
+    let resources = &spec.resources;
+    let vcpus = resources
+        .vcpus
+        .iter()
+        .enumerate()
+        .map(|(vcpu, thread)| Element::new("vcpupin").attr("vcpu", vcpu).attr("cpuset", thread));
+    let iothread = Element::new("iothreadpin").attr("iothread", 1).attr("cpuset", &resources.iothread);
+    Element::new("cputune")
+        .children(vcpus)
+        .child(Element::new("emulatorpin").attr("cpuset", &resources.emulator))
+        .children(capabilities.disk.iothread.then_some(iothread))
+}
+
+fn features(accelerator: Accelerator, capabilities: &Capabilities) -> Element {
+    // A guest whose vCPUs own their threads gains nothing from paravirtual spinlocks. Taken only with passthrough.
+    let dedicated = Element::new("kvm").child(Element::new("hint-dedicated").attr("state", "on"));
+    Element::new("features")
+        .child(Element::new("acpi"))
+        .child(Element::new("apic"))
+        .children((accelerator == Accelerator::Kvm && capabilities.cpu_host_passthrough).then_some(dedicated))
+        .child(Element::new("vmport").attr("state", "off"))
+}
+
+fn cpu(spec: &DomainSpec, cells: &[Cell], capabilities: &Capabilities, degraded: &mut Vec<String>) -> Element {
+    let cpu = match spec.accelerator {
+        Accelerator::Kvm if capabilities.cpu_host_passthrough => {
+            Element::new("cpu").attr("mode", "host-passthrough").attr("check", "none").attr("migratable", "on")
+        }
+        Accelerator::Kvm => {
+            degraded.push(
+                "The guest gets a model of the host's CPU, not the CPU itself: libvirt offers no host-passthrough here."
+                    .to_owned(),
+            );
+            Element::new("cpu").attr("mode", "host-model")
+        }
+        Accelerator::Tcg if capabilities.cpu_maximum => Element::new("cpu").attr("mode", "maximum"),
+        Accelerator::Tcg => Element::new("cpu")
+            .attr("mode", "custom")
+            .attr("match", "exact")
+            .child(Element::with_text("model", "qemu64").attr("fallback", "forbid")),
+    };
+    // A socket per guest node when the vCPUs divide evenly, else one socket.
+    let even = cells.windows(2).all(|pair| pair[0].vcpus.len() == pair[1].vcpus.len());
+    let sockets = if even { u32::try_from(cells.len()).unwrap_or(1).max(1) } else { 1 };
+    let topology =
+        Element::new("topology").attr("sockets", sockets).attr("cores", spec.cpus / sockets).attr("threads", 1);
+    let numa = Element::new("numa").children(cells.iter().enumerate().map(|(at, cell)| {
+        Element::new("cell")
+            .attr("id", at)
+            .attr_if(!cell.vcpus.is_empty(), "cpus", list(&cell.vcpus))
+            .attr("memory", cell.memory.0 / 1024)
+            .attr("unit", "KiB")
+    }));
+    cpu.child(topology).children((cells.len() > 1).then_some(numa))
+}
+
+fn clock(accelerator: Accelerator) -> Element {
+    let timer = |name| Element::new("timer").attr("name", name);
+    let policies = [
+        timer("rtc").attr("tickpolicy", "catchup"),
+        timer("pit").attr("tickpolicy", "delay"),
+        timer("hpet").attr("present", "no"),
+    ];
+    // Tick policies are KVM's; under TCG they are refused or without meaning, and guests do best with what is there.
+    Element::new("clock")
+        .attr("offset", "utc")
+        .children(policies.into_iter().filter(|_| accelerator == Accelerator::Kvm))
+}
+
+fn devices(
+    spec: &DomainSpec,
+    files: &DiskFiles,
+    capabilities: &Capabilities,
+    degraded: &mut Vec<String>,
+) -> Result<Element, RenderError> {
+    let model_none = |name: &'static str| Element::new(name).attr("model", "none");
+    let seed = files.seed.as_deref().map(seed_disk).transpose()?;
+    let vnc = match &files.vnc_socket {
+        Some(_) if !capabilities.vnc => {
+            degraded.push("There is no graphical console: this host's QEMU was built without VNC.".to_owned());
+            Vec::new()
+        }
+        Some(socket) => graphics(socket)?,
+        None => Vec::new(),
+    };
+    let rng = Element::new("rng")
+        .attr("model", "virtio")
+        .child(Element::with_text("backend", "/dev/urandom").attr("model", "random"));
+    if !capabilities.rng {
+        degraded.push("The guest has no virtio-rng: this host's QEMU offers none fed from a file.".to_owned());
+    }
+    let agent = Element::new("channel")
+        .attr("type", "unix")
+        .child(Element::new("target").attr("type", "virtio").attr("name", "org.qemu.guest_agent.0"));
+    if !capabilities.unix_channel {
+        degraded.push("There is no guest agent channel: libvirt offers no channels on unix sockets here.".to_owned());
+    }
+    Ok(Element::new("devices")
+        .child(Element::with_text("emulator", &capabilities.emulator))
+        .child(main_disk(spec, files, capabilities, degraded)?)
+        .children(seed)
+        .child(model_none("controller").attr("type", "usb"))
+        .child(serial(files)?)
+        .child(Element::new("console").attr("type", "pty").child(Element::new("target").attr("type", "serial")))
+        .children(capabilities.unix_channel.then_some(agent))
+        .children(vnc)
+        .children(capabilities.rng.then_some(rng))
+        .child(model_none("memballoon")))
+}
+
+fn main_disk(
+    spec: &DomainSpec,
+    files: &DiskFiles,
+    capabilities: &Capabilities,
+    degraded: &mut Vec<String>,
+) -> Result<Element, RenderError> {
+    let features = capabilities.disk;
+    if !files.direct_io {
+        let folder = files.disk.parent().unwrap_or(&files.disk).display();
+        degraded.push(format!(
+            "The disk goes through the host's page cache (cache=writeback): direct I/O does not work in {folder}."
+        ));
+    }
+    if files.direct_io && !features.native_aio {
+        degraded.push("Disk I/O runs on helper threads: this host's QEMU was built without native AIO.".to_owned());
+    }
+    if !features.queues && spec.cpus > 1 {
+        degraded.push(format!("The disk has one queue instead of {}: this host's QEMU offers no more.", spec.cpus));
+    }
+    if !features.iothread {
+        degraded.push("The disk has no IOThread: this host's QEMU offers none.".to_owned());
+    }
+    let driver = Element::new("driver")
+        .attr("name", "qemu")
+        .attr("type", DiskFormat::Qcow2.name())
+        .attr("cache", if files.direct_io { "none" } else { "writeback" })
+        .attr("io", if files.direct_io && features.native_aio { "native" } else { "threads" })
+        .attr("discard", "unmap")
+        .attr_if(features.iothread, "iothread", 1)
+        .attr_if(features.queues, "queues", spec.cpus);
+    let source = |path| Ok::<_, RenderError>(Element::new("source").attr("file", absolute(path)?));
+    let backing = match &files.base {
+        None => Element::new("backingStore"),
+        Some(base) => Element::new("backingStore")
+            .attr("type", "file")
+            .child(Element::new("format").attr("type", base.format.name()))
+            .child(source(&base.path)?)
+            .child(Element::new("backingStore")),
+    };
+    Ok(Element::new("disk")
+        .attr("type", "file")
+        .attr("device", "disk")
+        .child(driver)
+        .child(source(&files.disk)?)
+        .child(backing)
+        .child(Element::new("target").attr("dev", "vda").attr("bus", "virtio"))
+        .child(Element::with_text("serial", spec.mark.vm))
+        .child(Element::new("boot").attr("order", 1)))
+}
+
+/// The seed as a virtio disk: the kernels that clouds ship have no driver for the CD-ROM of a q35 machine, and
+/// cloud-init finds a seed by its label on any block device.
+fn seed_disk(path: &Path) -> Result<Element, RenderError> {
+    let driver = Element::new("driver").attr("name", "qemu").attr("type", DiskFormat::Raw.name());
+    Ok(Element::new("disk")
+        .attr("type", "file")
+        .attr("device", "disk")
+        .child(driver)
+        .child(Element::new("source").attr("file", absolute(path)?))
+        .child(Element::new("backingStore"))
+        .child(Element::new("target").attr("dev", "vdb").attr("bus", "virtio"))
+        .child(Element::new("readonly"))
+        .child(Element::with_text("serial", "seed")))
+}
+
+fn serial(files: &DiskFiles) -> Result<Element, RenderError> {
+    let log = files.console_log.as_deref().map(absolute).transpose()?;
+    let log = log.map(|path| Element::new("log").attr("file", path).attr("append", "on"));
+    let model = Element::new("model").attr("name", "isa-serial");
+    Ok(Element::new("serial")
+        .attr("type", "pty")
+        .children(log)
+        .child(Element::new("target").attr("type", "isa-serial").attr("port", 0).child(model)))
+}
+
+fn graphics(socket: &Path) -> Result<Vec<Element>, RenderError> {
+    let listen = Element::new("listen").attr("type", "socket").attr("socket", absolute(socket)?);
+    let model = Element::new("model").attr("type", "vga").attr("vram", 16384).attr("heads", 1);
+    Ok(vec![Element::new("graphics").attr("type", "vnc").child(listen), Element::new("video").child(model)])
+}
+
+fn absolute(path: &Path) -> Result<&str, RenderError> {
+    path.to_str().filter(|_| path.is_absolute()).ok_or_else(|| RenderError::Path(path.to_owned()))
+}
+
+/// Numbers in libvirt's list form; ascending ranges are folded.
+fn list(numbers: &[usize]) -> String {
+    let fold = |number: &usize| berth_model::host::ThreadId(u32::try_from(*number).expect("small numbers"));
+    numbers.iter().map(fold).collect::<berth_model::host::ThreadSet>().to_string()
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
