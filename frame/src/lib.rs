@@ -207,6 +207,11 @@ pub fn decode_body<T: DeserializeOwned>(kind: u16, body: &[u8]) -> Result<T, Fra
     }
 }
 
+/// The checksum that frames carry, over bytes of the caller's, for those who sum up many records.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
 fn checksum(header: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(header);

@@ -1,0 +1,274 @@
+//! How the consensus reaches the other members.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream, StreamExt};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+
+use openraft::storage::Snapshot as RaftSnapshot;
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::peers::{Lane, Peers};
+use super::{convert, proto};
+use crate::snapshot::SnapshotFile;
+use crate::store::log::blocking;
+use crate::types::{Address, Snapshot, Types, Vote};
+
+/// How long a member may take to answer an append before its stream is given up and started anew. Longer than a slow disk
+/// needs for a barrier, and shorter than an operator's patience: the leader's lease does not depend on it.
+const APPEND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_MESSAGE_BYTES: usize = 1024 * 1024;
+
+/// Snapshot messages read ahead of the connection.
+const SNAPSHOT_READ_AHEAD: usize = 2;
+
+/// Makes a [`Network`] for each member.
+pub(crate) struct Factory {
+    pub(crate) peers: Arc<Peers>,
+}
+
+/// The way to one member.
+pub(crate) struct Network {
+    peers: Arc<Peers>,
+    target: u64,
+    address: Address,
+}
+
+impl RaftNetworkFactory<Types> for Factory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, node: &Address) -> Network {
+        Network { peers: Arc::clone(&self.peers), target, address: node.clone() }
+    }
+}
+
+impl Network {
+    fn client(&self, lane: Lane) -> proto::raft_client::RaftClient<tonic::transport::Channel> {
+        self.peers.client(&self.address.member(self.target), lane)
+    }
+}
+
+type RpcError = RPCError<Types>;
+
+/// No connection: wait before the next attempt. Anything else may be tried again at once.
+fn rpc_error(status: &Status) -> RpcError {
+    if super::peers::was_never_sent(status) || status.code() == tonic::Code::Unavailable {
+        RPCError::Unreachable(Unreachable::from_string(describe(status)))
+    } else if status.code() == tonic::Code::PermissionDenied {
+        // It will say the same until the membership changes there.
+        RPCError::Unreachable(Unreachable::from_string(describe(status)))
+    } else {
+        RPCError::Network(NetworkError::from_string(describe(status)))
+    }
+}
+
+fn describe(status: &Status) -> String {
+    format!("{}: {}", status.code(), status.message())
+}
+
+/// Bounds a call by the time that the consensus gives it.
+async fn bounded<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    option: &RPCOption,
+) -> Result<T, RpcError> {
+    match timeout(option.hard_ttl(), call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(rpc_error(&status)),
+        Err(_) => Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
+    }
+}
+
+impl RaftNetworkV2<Types> for Network {
+    type SnapshotData = SnapshotFile;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let mut responses = self.stream_append(stream::iter([request]), option).await?;
+        match responses.next().await {
+            Some(result) => Ok(result?.into()),
+            None => Err(RPCError::Network(NetworkError::from_string("an append was not answered"))),
+        }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let mut client = self.client(Lane::Calls);
+        Box::pin(async move {
+            let pending = Pending::default();
+            let sent = pending.clone();
+            // An entry that cannot be put on the wire ends the stream, and the error is told in the place of its answer.
+            let requests = input.map(move |request| {
+                sent.push();
+                convert::append_to_wire(&request)
+            });
+            let failure = Arc::new(Mutex::new(None));
+            let told = Arc::clone(&failure);
+            let requests = requests.scan((), move |(), request| {
+                let request = request.map_err(|status| *lock(&told) = Some(status)).ok();
+                async move { request }
+            });
+            let responses = match timeout(APPEND_PATIENCE, client.append(requests)).await {
+                Ok(Ok(response)) => response.into_inner(),
+                Ok(Err(status)) => return Err(rpc_error(&status)),
+                Err(_) => return Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
+            };
+            let responses = stream::unfold(Some((responses, pending)), move |state| {
+                let failure = Arc::clone(&failure);
+                async move {
+                    let (mut responses, pending) = state?;
+                    let answer = next_response(&mut responses, &pending).await;
+                    let answer = lock(&failure).take().map_or(answer, |status| Some(Err(rpc_error(&status))))?;
+                    // Whatever is not plain success ends the stream: what was sent after it is void.
+                    let goes_on = matches!(answer, Ok(Ok(_)));
+                    Some((answer, goes_on.then_some((responses, pending))))
+                }
+            });
+            Ok(responses.boxed())
+        })
+    }
+
+    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.client(Lane::Calls);
+        let response = bounded(client.vote(convert::vote_to_wire(&request)), &option).await?;
+        convert::voted_from_wire(response).map_err(|status| rpc_error(&status))
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.client(Lane::Calls);
+        let response = bounded(client.pre_vote(convert::vote_to_wire(&request)), &option).await?;
+        convert::voted_from_wire(response).map_err(|status| rpc_error(&status))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let mut client = self.client(Lane::Bulk);
+        let RaftSnapshot { meta: _, snapshot: file } = snapshot;
+        let (sender, receiver) = mpsc::channel(SNAPSHOT_READ_AHEAD);
+        let reading = tokio::spawn(read_chunks(file, vote, sender));
+        let call = client.install_snapshot(ReceiverStream::new(receiver));
+        let result = tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            result = bounded(call, &option) => result.map_err(StreamingError::from),
+        };
+        reading.abort();
+        let vote = convert::ballot(result?.ballot).map_err(|status| rpc_error(&status))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RpcError> {
+        let mut client = self.client(Lane::Calls);
+        let response = bounded(client.transfer_leader(convert::transfer_to_wire(&request)), &option).await?;
+        if response.refusal.is_empty() {
+            Ok(Ok(()))
+        } else {
+            Err(RPCError::Network(NetworkError::from_string(response.refusal)))
+        }
+    }
+}
+
+/// When the requests were sent that are not answered yet.
+#[derive(Clone, Default)]
+struct Pending(Arc<Mutex<VecDeque<Instant>>>);
+
+impl Pending {
+    fn push(&self) {
+        lock(&self.0).push_back(Instant::now());
+    }
+
+    fn pop(&self) {
+        lock(&self.0).pop_front();
+    }
+
+    fn oldest(&self) -> Option<Instant> {
+        lock(&self.0).front().copied()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The next answer; an error if the oldest unanswered request has waited too long. `None` when the stream has ended.
+async fn next_response(
+    responses: &mut tonic::Streaming<proto::AppendResponse>,
+    pending: &Pending,
+) -> Option<Result<StreamAppendResult<Types>, RpcError>> {
+    loop {
+        // While nothing is under way there is nothing to wait for in vain: look again after a while.
+        let patience = pending.oldest().map_or(APPEND_PATIENCE, |sent| (sent + APPEND_PATIENCE) - Instant::now());
+        if patience.is_zero() {
+            return Some(Err(RPCError::Network(NetworkError::from_string("an append was not answered in time"))));
+        }
+        return match timeout(patience, responses.message()).await {
+            Err(_) => continue,
+            Ok(Ok(None)) => None,
+            Ok(Err(status)) => Some(Err(rpc_error(&status))),
+            Ok(Ok(Some(response))) => {
+                pending.pop();
+                Some(convert::appended_from_wire(response).map_err(|status| rpc_error(&status)))
+            }
+        };
+    }
+}
+
+/// Reads a snapshot file ahead of the connection.
+async fn read_chunks(file: SnapshotFile, vote: Vote, sender: mpsc::Sender<proto::SnapshotChunk>) {
+    let mut offset = 0;
+    let mut ballot = Some(convert::ballot_to_wire(vote));
+    loop {
+        let reader = file.clone();
+        let data = match blocking(move || reader.read_at(offset, SNAPSHOT_MESSAGE_BYTES)).await {
+            Ok(data) => data,
+            Err(error) => {
+                // The receiver finds the end missing and refuses, so this attempt fails there.
+                tracing::error!(%error, "a snapshot could not be read to be sent");
+                return;
+            }
+        };
+        if data.is_empty() {
+            return;
+        }
+        offset += u64::try_from(data.len()).expect("a message's length fits into 64 bits");
+        if sender.send(proto::SnapshotChunk { ballot: ballot.take(), data: Bytes::from(data) }).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Puts a member together: directory, log, state machine, consensus and transport.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::errors::{InitializeError, RaftError};
+use openraft::{Config, SnapshotPolicy};
+
+use crate::apply::Machine;
+use crate::error::OpenError;
+use crate::handle::{Handle, Local};
+use crate::machine::{AnyMachine, StateMachine};
+use crate::net::client::Factory;
+use crate::net::peers::Peers;
+use crate::net::service::Service;
+use crate::options::{MAX_PAYLOAD_BYTES, Options};
+use crate::snapshot::SnapshotStore;
+use crate::store::directory::{self, Directory};
+use crate::store::log::LogStore;
+use crate::types::{Address, Raft, SnapshotMeta};
+
+/// Entries in one message to a follower at most; their bytes are bounded besides.
+const ENTRIES_PER_MESSAGE: u64 = 512;
+
+/// Waits between attempts to reach a member that is away: short, because members are few and near.
+const BACKOFF: &str = "50ms 100ms 200ms ...500ms";
+
+/// Opens a member's data directory, restores its state machine, and starts to take part.
+///
+/// A directory that is pristine becomes a member of the cluster that [`Options::bootstrap`] describes. The returned service
+/// must be run for the other members to be answered; a cluster of one needs it not.
+///
+/// # Errors
+/// See [`OpenError`]. Whatever is wrong with the directory, nothing in it is removed.
+pub async fn open<M: StateMachine>(options: Options, state_machine: M) -> Result<(Handle, Service), OpenError> {
+    check(&options)?;
+    let Options { id, data_dir, bootstrap, links, timing: _, snapshots: _, max_payload_bytes } = options.clone();
+    let start_failed = |reason: String| OpenError::Start { id, reason };
+    let opening = tokio::task::spawn_blocking(move || load(&data_dir, id, Box::new(state_machine)));
+    let Opened { directory, machine, snapshots, meta } =
+        opening.await.map_err(|error| start_failed(error.to_string()))??;
+    let is_pristine = directory.is_pristine && meta.is_none();
+    let machine = Machine::new(machine, meta, Arc::clone(&snapshots));
+    let Directory { engine, tail, lock, .. } = directory;
+    let (log, closer) =
+        LogStore::start(engine, tail, Box::new(lock)).map_err(|error| start_failed(error.to_string()))?;
+    let config = config(&options).validate().map_err(|error| OpenError::Options { id, reason: error.to_string() })?;
+    let peers = Arc::new(Peers::new(links));
+    let factory = Factory { peers: Arc::clone(&peers) };
+    let raft = Raft::new(id, Arc::new(config), factory, log, machine)
+        .await
+        .map_err(|fatal| start_failed(fatal.to_string()))?;
+    if is_pristine && !bootstrap.is_empty() {
+        let members: BTreeMap<u64, Address> = bootstrap.iter().map(|member| (member.id, member.into())).collect();
+        match raft.initialize(members).await {
+            // A member that was quicker may have told us already.
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => return Err(start_failed(error.to_string())),
+        }
+    } else if raft.voter_ids().eq([id]) {
+        // Alone there is nobody to wait for.
+        raft.trigger().elect(false).await.map_err(|fatal| start_failed(fatal.to_string()))?;
+    }
+    let local = Arc::new(Local {
+        id,
+        raft,
+        snapshots,
+        peers,
+        max_payload_bytes,
+        has_vanished: AtomicBool::new(false),
+        closer: Mutex::new(Some(closer)),
+    });
+    Ok((Handle::new(Arc::clone(&local)), Service { local }))
+}
+
+/// What the disk gave.
+struct Opened {
+    directory: Directory,
+    machine: Box<dyn AnyMachine>,
+    snapshots: Arc<SnapshotStore>,
+    meta: Option<SnapshotMeta>,
+}
+
+fn load(data_dir: &std::path::Path, id: u64, mut machine: Box<dyn AnyMachine>) -> Result<Opened, OpenError> {
+    let directory = directory::open(data_dir, id)?;
+    let (snapshots, restored) = SnapshotStore::open(&directory.snapshots)?;
+    let last = restored.as_ref().and_then(|restored| restored.meta.last_log_id);
+    directory::check_snapshot(&directory, last)?;
+    let meta = match restored {
+        Some(restored) => {
+            machine
+                .restore(&restored.state)
+                .map_err(|source| OpenError::Restore { file: restored.path.clone(), source })?;
+            Some(restored.meta)
+        }
+        None => None,
+    };
+    Ok(Opened { directory, machine, snapshots: Arc::new(snapshots), meta })
+}
+
+fn check(options: &Options) -> Result<(), OpenError> {
+    let Options { id, bootstrap, max_payload_bytes, .. } = options;
+    let wrong = |reason: String| Err(OpenError::Options { id: *id, reason });
+    if !bootstrap.is_empty() && bootstrap.iter().all(|member| member.id != *id) {
+        return wrong("the first members do not include it; all members need the same whole list".to_owned());
+    }
+    let ids: BTreeSet<_> = bootstrap.iter().map(|member| member.id).collect();
+    let names: BTreeSet<_> = bootstrap.iter().map(|member| &member.name).collect();
+    if ids.len() < bootstrap.len() || names.len() < bootstrap.len() {
+        return wrong("two of the first members have the same id or name".to_owned());
+    }
+    if *max_payload_bytes > MAX_PAYLOAD_BYTES {
+        return wrong(format!(
+            "payloads of {max_payload_bytes} bytes are above the limit of {MAX_PAYLOAD_BYTES} bytes"
+        ));
+    }
+    Ok(())
+}
+
+fn config(options: &Options) -> Config {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let Options { timing, snapshots, .. } = options;
+    Config {
+        cluster_name: "berth".to_owned(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election.0),
+        election_timeout_max: millis(timing.election.1),
+        install_snapshot_timeout: millis(timing.install_snapshot),
+        max_payload_entries: ENTRIES_PER_MESSAGE,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshots.entries_between),
+        max_in_snapshot_log_to_keep: snapshots.entries_kept,
+        replication_lag_threshold: snapshots.entries_between.saturating_add(snapshots.entries_kept),
+        backoff: BACKOFF.to_owned(),
+        // A member that cannot win does not make the others vote.
+        enable_pre_vote: Some(true),
+        // The state machine is in memory: a leader that restarts is elected again before it leads.
+        enable_leader_restore: Some(false),
+        ..Config::default()
+    }
+}
