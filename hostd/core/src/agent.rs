@@ -1,0 +1,719 @@
+//! The host's brain as one value: what happens goes in, what must be done comes out.
+//!
+//! The agent ties session, ledger, plan and report together and owns their order:
+//!
+//! 1. What was accepted is on disk before anything is done or told by it. While a write is under way, no step and no
+//!    report leaves; there is at most one write under way.
+//! 2. A scan is asked for after each step, and a VM is not touched again before one that began after the step.
+//! 3. At most one report is unanswered; what was told counts only once acknowledged, and a new session hears it all.
+//!
+//! It reads no clock and draws no number: [`Now`] and entropy come in with every input. The daemon and the simulation
+//! drive exactly this value.
+
+use std::collections::BTreeMap;
+
+use berth_model::condition::{self, Condition, ConditionStatus};
+use berth_model::host::{Inventory, Orphan};
+use berth_model::image::{ImageOnHost, Sha256Digest};
+use berth_model::session::{DesiredEntry, Hello, PROTOCOL, ToController, ToHost, UserData, VmReport};
+use berth_model::{BootId, Millis, Name, Stamp, Timestamp, VmUid};
+
+use crate::backend::{BackendError, DomainSeen};
+use crate::clock::{BootTime, Now};
+use crate::history::{Asked, History, Progress, UnderWay};
+use crate::ledger::{Accepted, Entry, EntryRefusal, Ledger, Record};
+use crate::plan::{self, HostDesired, HostObserved, HostPlan, Note, Scan};
+use crate::report::{self, Evidence, Picture};
+use crate::session::{ConnectionId, Effect, Heard, Options, Session};
+use crate::step::Step;
+
+/// How often everything is looked at even if nothing happens: events may be lost, a scan is not.
+const SCAN_EVERY: Millis = Millis::seconds(10);
+/// How soon a failed scan is repeated.
+const SCAN_AGAIN: Millis = Millis::seconds(2);
+/// The longest pause after steps that failed in a row.
+const LONGEST_STEP_PAUSE: Millis = Millis::seconds(30);
+
+/// Who speaks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The host's name, as in its certificate.
+    pub name: Name,
+    /// Where its daemon answers controllers.
+    pub address: String,
+    /// This boot of the machine.
+    pub boot: BootId,
+    /// This start of the daemon: a number drawn at start.
+    pub start: u64,
+    /// The version of the program.
+    pub version: String,
+}
+
+/// How a step ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// As wanted.
+    Done,
+    /// It was not begun: the permission ran out while it waited its turn.
+    Lapsed,
+    /// Not as wanted.
+    Failed(BackendError),
+}
+
+/// What happens.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The time that [`Output::WakeAt`] named has come. Harmless at any other time.
+    Tick,
+    /// A connection stands.
+    Dialed(ConnectionId),
+    /// A connection could not be had, or ended, and why.
+    Ended(ConnectionId, String),
+    /// A word from a controller.
+    Received(ConnectionId, ToHost),
+    /// The write of this number is on disk.
+    Persisted(u64),
+    /// The step of this VM ended.
+    Executed(VmUid, Outcome),
+    /// The scan of this number ended.
+    Scanned(u64, Result<Vec<DomainSeen>, BackendError>),
+    /// Whether anything is left of a VM.
+    Looked(VmUid, Result<bool, BackendError>),
+    /// Something happened to a domain; what, a scan will tell.
+    DomainEvent,
+    /// What the host is.
+    Inventory(Box<Inventory>),
+    /// Facts about the host; those of other kinds stay.
+    Conditions(Vec<Condition>),
+    /// All image files that were looked at so far.
+    Images(BTreeMap<Sha256Digest, ImageOnHost>),
+    /// The daemon goes down: no more steps, and no session. VMs run on.
+    Drain,
+}
+
+/// What must be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Open a connection; answered by [`Input::Dialed`] or [`Input::Ended`].
+    Connect {
+        /// It is named so.
+        connection: ConnectionId,
+        /// `address:port`.
+        address: String,
+    },
+    /// Send a word.
+    Send {
+        /// On this connection.
+        connection: ConnectionId,
+        /// It.
+        message: ToController,
+    },
+    /// Close a connection or give up opening it.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+    },
+    /// Write these records so that they outlive a power cut; answered by [`Input::Persisted`]. Never two at once.
+    Persist {
+        /// Named so.
+        number: u64,
+        /// In this order.
+        records: Vec<Record>,
+    },
+    /// Carry out a step; answered by [`Input::Executed`]. Never two for one VM at once.
+    Execute {
+        /// Which.
+        step: Step,
+        /// It must not be begun at or after this moment.
+        before: Option<BootTime>,
+    },
+    /// Look at all domains; answered by [`Input::Scanned`]. Never two at once.
+    Scan {
+        /// Named so.
+        number: u64,
+    },
+    /// See whether anything of this VM is left; answered by [`Input::Looked`].
+    Look {
+        /// Which.
+        vm: VmUid,
+    },
+    /// Send [`Input::Tick`] then; replaces the moment named before.
+    WakeAt(BootTime),
+    /// For the log.
+    Tell(Event),
+}
+
+/// What an operator who reads the log should know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A leader holds the session.
+    SessionOpened {
+        /// A sentence on whose word it is.
+        leader: String,
+    },
+    /// A session was lost, refused, or could not be had.
+    SessionLost {
+        /// Why.
+        why: String,
+    },
+    /// Entries were taken.
+    Accepted {
+        /// How many are new or different.
+        changed: usize,
+        /// VMs that are spoken of no more; what runs of them is an orphan.
+        left: Vec<VmUid>,
+    },
+    /// An entry was not taken.
+    EntryRefused(EntryRefusal),
+    /// A step failed.
+    StepFailed {
+        /// Of which VM.
+        vm: VmUid,
+        /// Its name.
+        step: &'static str,
+        /// Why.
+        error: String,
+    },
+    /// A VM is gone as asked.
+    Gone(VmUid),
+}
+
+/// A step under way, and the word it is based on.
+#[derive(Clone, Debug)]
+struct InFlight {
+    step: Step,
+    stamp: Stamp,
+}
+
+/// The host's brain.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    me: Identity,
+    ledger: Ledger,
+    session: Session,
+    user_data: BTreeMap<VmUid, UserData>,
+    progress: BTreeMap<VmUid, Progress>,
+    in_flight: BTreeMap<VmUid, InFlight>,
+
+    persisting: Option<u64>,
+    last_persist: u64,
+
+    scan: Option<Scan>,
+    last_scan: u64,
+    scanning: bool,
+    scan_wanted: bool,
+    next_scan: BootTime,
+    /// Whether a scan ever failed or succeeded, so that a host without libvirt speaks too.
+    scanned_once: bool,
+
+    inventory: Option<Inventory>,
+    images: Option<BTreeMap<Sha256Digest, ImageOnHost>>,
+    conditions: Vec<Condition>,
+    /// Whether this run of the daemon was told which VMs it should have.
+    instructed: bool,
+
+    last_report: u64,
+    told: Option<Picture>,
+    telling: Option<(u64, Picture)>,
+    vms: Option<BTreeMap<VmUid, VmReport>>,
+    orphans: Option<Vec<Orphan>>,
+    draining: bool,
+}
+
+impl Agent {
+    /// The brain of a host whose daemon just started with this ledger.
+    pub fn new(me: Identity, mut ledger: Ledger, options: Options, now: Now, entropy: u64) -> Self {
+        ledger.enter_boot(&me.boot, now);
+        Self {
+            me,
+            ledger,
+            session: Session::new(options, entropy),
+            user_data: BTreeMap::new(),
+            progress: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            persisting: None,
+            last_persist: 0,
+            scan: None,
+            last_scan: 0,
+            scanning: false,
+            scan_wanted: true,
+            next_scan: now.boot,
+            scanned_once: false,
+            inventory: None,
+            images: None,
+            conditions: Vec::new(),
+            instructed: false,
+            last_report: 0,
+            told: None,
+            telling: None,
+            vms: None,
+            orphans: None,
+            draining: false,
+        }
+    }
+
+    /// What it was told and what it remembers.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Whether a leader holds its session.
+    pub fn has_session(&self) -> bool {
+        self.session.is_open()
+    }
+
+    /// Whether nothing is under way: a daemon that goes down may end now.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.persisting.is_none() && !self.ledger.has_unsaved()
+    }
+
+    /// Takes in what happened, and says what must be done.
+    pub fn handle(&mut self, input: Input, now: Now, entropy: u64) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        self.take_in(input, now, entropy, &mut outputs);
+        let mut effects = Vec::new();
+        self.session.tick(now.boot, entropy, &mut effects);
+        self.carry(effects, &mut outputs);
+        self.settle(now, &mut outputs);
+        outputs
+    }
+
+    fn take_in(&mut self, input: Input, now: Now, entropy: u64, outputs: &mut Vec<Output>) {
+        let mut effects = Vec::new();
+        match input {
+            Input::Tick => {}
+            Input::Dialed(connection) => self.session.dialed(connection, self.hello(), now.boot, &mut effects),
+            Input::Ended(connection, why) => self.session.ended(connection, &why, now.boot, entropy, &mut effects),
+            Input::Received(connection, message) => {
+                if let Some(heard) = self.session.received(connection, message, now.boot, entropy, &mut effects) {
+                    self.hear(heard, now, entropy, &mut effects, outputs);
+                }
+            }
+            Input::Persisted(number) => {
+                if self.persisting == Some(number) {
+                    self.persisting = None;
+                }
+            }
+            Input::Executed(vm, outcome) => self.executed(vm, &outcome, now, outputs),
+            Input::Scanned(number, result) => self.scanned(number, result, now),
+            Input::Looked(vm, result) => self.looked(vm, result, now),
+            Input::DomainEvent => self.scan_wanted = true,
+            Input::Inventory(inventory) => self.inventory = Some(*inventory),
+            Input::Conditions(conditions) => {
+                for found in conditions {
+                    condition::set(&mut self.conditions, found);
+                }
+            }
+            Input::Images(images) => self.images = Some(images),
+            Input::Drain => {
+                self.draining = true;
+                self.session.close(&mut effects);
+            }
+        }
+        self.carry(effects, outputs);
+    }
+
+    fn carry(&mut self, effects: Vec<Effect>, outputs: &mut Vec<Output>) {
+        for effect in effects {
+            outputs.push(match effect {
+                Effect::Connect { connection, address } => Output::Connect { connection, address },
+                Effect::Send { connection, message } => Output::Send { connection, message },
+                Effect::Close { connection } => Output::Close { connection },
+                Effect::Lost { why } => Output::Tell(Event::SessionLost { why }),
+            });
+        }
+        if !self.session.is_open() {
+            // What was told to one leader says nothing of what the next one knows.
+            self.told = None;
+            self.telling = None;
+            self.last_report = 0;
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let Identity { name, address, boot, start, version } = self.me.clone();
+        let heard = self.ledger.cluster();
+        Hello {
+            cluster: heard.map(|(cluster, ..)| cluster),
+            incarnation: heard.map(|(_, incarnation, _)| incarnation).unwrap_or_default(),
+            term: heard.map(|(_, _, term)| term).unwrap_or_default(),
+            protocol: PROTOCOL,
+            host: self.ledger.host(),
+            name,
+            address,
+            boot,
+            start,
+            version,
+        }
+    }
+
+    fn hear(&mut self, heard: Heard, now: Now, entropy: u64, effects: &mut Vec<Effect>, outputs: &mut Vec<Output>) {
+        match heard {
+            Heard::Opened(welcome) if welcome.protocol < PROTOCOL.oldest || welcome.protocol > PROTOCOL.newest => {
+                let why = format!(
+                    "BE-5006: the controller wants to speak version {} of the protocol; this host speaks {} to {}",
+                    welcome.protocol, PROTOCOL.oldest, PROTOCOL.newest
+                );
+                self.session.refuse(why, now.boot, entropy, effects);
+            }
+            Heard::Opened(welcome) => match self.ledger.greet(&welcome) {
+                Ok(()) => {
+                    if self.scan.as_ref().is_some_and(|scan| scan.cluster != Some(welcome.cluster)) {
+                        // That scan did not know whose domains are ours.
+                        self.scan = None;
+                        self.scan_wanted = true;
+                    }
+                    let leader = format!(
+                        "cluster {}, incarnation {}, term {}",
+                        welcome.cluster, welcome.incarnation, welcome.term
+                    );
+                    outputs.push(Output::Tell(Event::SessionOpened { leader }));
+                }
+                Err(refusal) => self.session.refuse(refusal.to_string(), now.boot, entropy, effects),
+            },
+            Heard::Set(entries) => {
+                let accepted = self.ledger.accept_set(&entries);
+                self.user_data.clear();
+                self.keep_user_data(entries);
+                self.session.confirm();
+                self.instructed = true;
+                tell_accepted(accepted, outputs);
+            }
+            Heard::Delta { entries, forgotten } => {
+                let accepted = self.ledger.accept_delta(&entries, &forgotten);
+                self.keep_user_data(entries);
+                tell_accepted(accepted, outputs);
+            }
+            Heard::ReportAck(number) => {
+                if let Some((telling, picture)) = self.telling.take() {
+                    if telling == number {
+                        self.told = Some(picture);
+                    } else {
+                        self.telling = Some((telling, picture));
+                    }
+                }
+            }
+            Heard::Alive => {}
+        }
+    }
+
+    /// Keeps user data of the entries that were taken, in memory only.
+    fn keep_user_data(&mut self, entries: Vec<DesiredEntry>) {
+        for entry in entries {
+            let held = self.ledger.entries().get(&entry.vm()).map(Entry::stamp);
+            if held != Some(entry.stamp()) {
+                continue;
+            }
+            self.user_data.remove(&entry.vm());
+            if let DesiredEntry::Present(present, _) = entry
+                && let Some(user_data) = present.user_data
+            {
+                self.user_data.insert(present.vm, user_data);
+            }
+        }
+        let ledger = &self.ledger;
+        self.user_data.retain(|vm, _| matches!(ledger.entries().get(vm), Some(Entry::Present(_))));
+    }
+
+    fn executed(&mut self, vm: VmUid, outcome: &Outcome, now: Now, outputs: &mut Vec<Output>) {
+        let Some(InFlight { step, stamp }) = self.in_flight.remove(&vm) else { return };
+        let progress = self.progress.entry(vm).or_default();
+        progress.under_way = None;
+        progress.stale_scans = self.last_scan;
+        progress.left = None;
+        self.scan_wanted = true;
+        match outcome {
+            Outcome::Lapsed => {}
+            Outcome::Done => {
+                progress.errors = 0;
+                progress.next_try = None;
+                match step {
+                    Step::Prepare(domain) => progress.prepared = Some(domain),
+                    Step::Start(domain) => {
+                        *progress = Progress { stale_scans: progress.stale_scans, ..Progress::default() };
+                        let journal = self.ledger.journal(vm).started(domain.mark.restart_count, now);
+                        self.ledger.set_journal(vm, journal);
+                    }
+                    Step::Remove { .. } => progress.removed = Some(stamp),
+                    Step::Shutdown(_) | Step::ForceOff(_) => {}
+                }
+            }
+            Outcome::Failed(error) => {
+                progress.prepared = None;
+                progress.trouble = Some(trouble(error));
+                let known_to_have_failed = match error {
+                    BackendError::Failed { .. } => true,
+                    BackendError::Unreachable { .. } => false,
+                };
+                match step {
+                    Step::Prepare(_) | Step::Start(_) if known_to_have_failed => {
+                        let journal = self.ledger.journal(vm).start_failed(now);
+                        self.ledger.set_journal(vm, journal);
+                    }
+                    // The request is repeated anyway, and the grace runs on.
+                    Step::Shutdown(_) => {}
+                    Step::Prepare(_) | Step::Start(_) | Step::ForceOff(_) | Step::Remove { .. } => {
+                        progress.stumble(now.boot);
+                    }
+                }
+                let (step, error) = (step.name(), error.to_string());
+                outputs.push(Output::Tell(Event::StepFailed { vm, step, error }));
+            }
+        }
+    }
+
+    fn scanned(&mut self, number: u64, result: Result<Vec<DomainSeen>, BackendError>, now: Now) {
+        if !self.scanning || number != self.last_scan {
+            return;
+        }
+        self.scanning = false;
+        self.scanned_once = true;
+        let seen = match result {
+            Ok(seen) => seen,
+            Err(error) => {
+                self.scan = None;
+                self.next_scan = now.boot.plus(SCAN_AGAIN);
+                let (_, message) = trouble(&error);
+                self.set_condition(ConditionStatus::False, "ScanFailed", message, now.wall);
+                return;
+            }
+        };
+        self.next_scan = now.boot.plus(SCAN_EVERY);
+        self.set_condition(ConditionStatus::True, "Scanned", "all domains of this host are seen".into(), now.wall);
+        let scan = Scan::new(number, self.ledger.cluster().map(|(cluster, ..)| cluster), seen);
+        for (vm, entry) in self.ledger.entries().clone() {
+            let progress = self.progress.entry(vm).or_default();
+            if progress.under_way.is_some() || number <= progress.stale_scans {
+                continue;
+            }
+            let domain = scan.domains.get(&vm);
+            let journal = self.ledger.journal(vm).observed(domain, progress.taken_down, now);
+            self.ledger.set_journal(vm, journal);
+            match domain {
+                Some(domain) if plan::is_active(domain.state) => {
+                    progress.removed = None;
+                    if !plan::wants_shutdown(&entry, domain) && matches!(entry, Entry::Present(_)) {
+                        progress.asked = None;
+                        progress.taken_down = false;
+                    }
+                    if matches!(entry, Entry::Present(_)) {
+                        progress.prepared = None;
+                    }
+                }
+                Some(_) | None => progress.asked = None,
+            }
+        }
+        let (entries, in_flight) = (self.ledger.entries(), &self.in_flight);
+        self.progress.retain(|vm, progress| {
+            entries.contains_key(vm) || in_flight.contains_key(vm) || number <= progress.stale_scans
+        });
+        self.scan = Some(scan);
+    }
+
+    fn looked(&mut self, vm: VmUid, result: Result<bool, BackendError>, now: Now) {
+        let Some(progress) = self.progress.get_mut(&vm).filter(|progress| progress.looking) else { return };
+        progress.looking = false;
+        match result {
+            Ok(left) => {
+                progress.left = Some(left);
+                if left {
+                    progress.trouble = Some((
+                        "NotRemoved".into(),
+                        "something of it is left on the host after its removal; it is removed again".into(),
+                    ));
+                    progress.stumble(now.boot);
+                } else {
+                    progress.errors = 0;
+                }
+            }
+            Err(error) => {
+                progress.trouble = Some(trouble(&error));
+                progress.stumble(now.boot);
+            }
+        }
+    }
+
+    fn set_condition(&mut self, status: ConditionStatus, reason: &str, message: String, since: Timestamp) {
+        let (kind, reason) = ("DomainsSeen".into(), reason.into());
+        condition::set(&mut self.conditions, Condition { kind, status, reason, message, since });
+    }
+
+    /// Brings everything in line with what is known now, in the order that the laws want.
+    fn settle(&mut self, now: Now, outputs: &mut Vec<Output>) {
+        if self.persisting.is_none() && self.ledger.has_unsaved() {
+            self.last_persist += 1;
+            self.persisting = Some(self.last_persist);
+            outputs.push(Output::Persist { number: self.last_persist, records: self.ledger.take_unsaved() });
+        }
+        let mut wake_at = self.session.deadline();
+        if self.persisting.is_none() {
+            let mut plan = self.plan(now);
+            if !plan.gone.is_empty() {
+                // Told only once it is on disk, like everything else.
+                for vm in std::mem::take(&mut plan.gone) {
+                    let mut journal = self.ledger.journal(vm);
+                    journal.gone = self.ledger.entries().get(&vm).map(Entry::stamp);
+                    self.ledger.set_journal(vm, journal);
+                    outputs.push(Output::Tell(Event::Gone(vm)));
+                }
+                self.last_persist += 1;
+                self.persisting = Some(self.last_persist);
+                outputs.push(Output::Persist { number: self.last_persist, records: self.ledger.take_unsaved() });
+            } else {
+                wake_at = earliest(wake_at, plan.wake_at);
+                if !self.draining {
+                    self.begin(plan.steps, plan.looks, now, outputs);
+                }
+                self.tell(&plan.notes, now, outputs);
+            }
+        }
+        if !self.draining && !self.scanning {
+            if self.scan_wanted || now.boot >= self.next_scan {
+                (self.scanning, self.scan_wanted) = (true, false);
+                self.last_scan += 1;
+                outputs.push(Output::Scan { number: self.last_scan });
+            } else {
+                wake_at = earliest(wake_at, Some(self.next_scan));
+            }
+        }
+        outputs.extend(wake_at.map(Output::WakeAt));
+    }
+
+    fn desired(&self) -> HostDesired<'_> {
+        HostDesired {
+            cluster: self.ledger.cluster().map(|(cluster, ..)| cluster),
+            entries: self.ledger.entries(),
+            user_data: &self.user_data,
+            permission: self.session.permission(),
+        }
+    }
+
+    fn plan(&self, now: Now) -> HostPlan {
+        let observed = HostObserved {
+            scan: self.scan.as_ref(),
+            images: self.images.as_ref(),
+            accelerator: self.inventory.as_ref().map(|inventory| inventory.accelerator.accelerator),
+        };
+        let history = History { journals: self.ledger.journals(), progress: &self.progress };
+        plan::plan(&self.desired(), &observed, &history, now)
+    }
+
+    fn begin(&mut self, steps: Vec<Step>, looks: Vec<VmUid>, now: Now, outputs: &mut Vec<Output>) {
+        let permitted_until = self.session.permission().at(now.boot);
+        for step in steps {
+            let vm = step.vm();
+            let stamp = self.ledger.entries().get(&vm).map(Entry::stamp).unwrap_or_default();
+            let progress = self.progress.entry(vm).or_default();
+            progress.under_way = Some(UnderWay::of(&step));
+            let before = match &step {
+                Step::Prepare(_) | Step::Start(_) => permitted_until,
+                Step::Shutdown(_) => {
+                    let first = progress.asked.map_or(now.boot, |asked| asked.first);
+                    progress.asked = Some(Asked { first, last: now.boot });
+                    progress.taken_down = true;
+                    None
+                }
+                Step::ForceOff(_) => {
+                    progress.taken_down = true;
+                    None
+                }
+                Step::Remove { .. } => None,
+            };
+            self.in_flight.insert(vm, InFlight { step: step.clone(), stamp });
+            outputs.push(Output::Execute { step, before });
+        }
+        for vm in looks {
+            self.progress.entry(vm).or_default().looking = true;
+            outputs.push(Output::Look { vm });
+        }
+    }
+
+    fn tell(&mut self, notes: &[Note], now: Now, outputs: &mut Vec<Output>) {
+        self.look_at_vms(notes, now);
+        if !self.session.is_open() || self.telling.is_some() {
+            return;
+        }
+        let picture = Picture {
+            inventory: self.inventory.clone(),
+            conditions: self.conditions.clone(),
+            images: self.images.clone(),
+            vms: self.vms.clone(),
+            orphans: self.orphans.clone(),
+        };
+        let blind = self.scanned_once && self.vms.is_none();
+        if let Some(report) = picture.report(self.last_report + 1, self.told.as_ref(), blind) {
+            self.last_report += 1;
+            self.telling = Some((self.last_report, picture));
+            let mut effects = Vec::new();
+            self.session.report(report, &mut effects);
+            self.carry(effects, outputs);
+        }
+    }
+
+    /// Derives anew what is told of VMs and orphans, unless the domains cannot be seen: then what was seen stands.
+    fn look_at_vms(&mut self, notes: &[Note], now: Now) {
+        let Some(scan) = &self.scan else { return };
+        let nothing = Progress::default();
+        let mut vms = BTreeMap::new();
+        for (vm, entry) in self.ledger.entries() {
+            let progress = self.progress.get(vm).unwrap_or(&nothing);
+            let fresh = scan.number > progress.stale_scans;
+            let hindrance = notes.iter().find(|note| note.vm == *vm);
+            let evidence = Evidence {
+                entry,
+                seen: scan.domains.get(vm).filter(|_| fresh),
+                fresh,
+                journal: &self.ledger.journal(*vm),
+                progress,
+                hindrance: hindrance.map(|note| (note.reason.to_owned(), note.message.clone())),
+                before: self.vms.as_ref().and_then(|vms| vms.get(vm)),
+                now: now.wall,
+            };
+            vms.insert(*vm, report::derive(evidence));
+        }
+        if self.instructed {
+            let orphans = plan::orphans(&self.desired(), scan);
+            let orphans = orphans.into_iter().filter_map(|vm| scan.domains.get(&vm)).map(|seen| Orphan {
+                vm: seen.mark.vm,
+                called: format!("{}/{}", seen.mark.project, seen.mark.name),
+                running: plan::is_active(seen.state),
+            });
+            self.orphans = Some(orphans.collect());
+        }
+        self.vms = Some(vms);
+    }
+}
+
+impl Progress {
+    fn stumble(&mut self, now: BootTime) {
+        self.errors = self.errors.saturating_add(1);
+        let pause = crate::journal::pause(self.errors).min(LONGEST_STEP_PAUSE);
+        self.next_try = Some(now.plus(pause));
+    }
+}
+
+fn tell_accepted(accepted: Accepted, outputs: &mut Vec<Output>) {
+    let Accepted { changed, left, refused } = accepted;
+    if !changed.is_empty() || !left.is_empty() {
+        outputs.push(Output::Tell(Event::Accepted { changed: changed.len(), left }));
+    }
+    outputs.extend(refused.into_iter().map(|refusal| Output::Tell(Event::EntryRefused(refusal))));
+}
+
+fn trouble(error: &BackendError) -> (String, String) {
+    let reason = match error {
+        BackendError::Unreachable { .. } => "Unreachable",
+        BackendError::Failed { reason, .. } => reason,
+    };
+    (reason.to_owned(), error.to_string())
+}
+
+fn earliest(a: Option<BootTime>, b: Option<BootTime>) -> Option<BootTime> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests;

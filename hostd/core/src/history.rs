@@ -1,0 +1,78 @@
+//! What this run of the daemon knows of its own doings: which step is under way, what was asked of a guest and when.
+//!
+//! Nothing here survives the daemon, and nothing needs to: every step may be repeated, and evidence is looked up again.
+
+use std::collections::BTreeMap;
+
+use berth_model::{Stamp, VmUid};
+
+use crate::clock::BootTime;
+use crate::journal::Journal;
+use crate::step::{DomainSpec, Step};
+
+/// The kind of a step that is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnderWay {
+    /// [`Step::Prepare`] or [`Step::Start`].
+    Starting,
+    /// [`Step::Shutdown`] or [`Step::ForceOff`].
+    Stopping,
+    /// [`Step::Remove`].
+    Removing,
+}
+
+impl UnderWay {
+    /// The kind of `step`.
+    pub const fn of(step: &Step) -> Self {
+        match step {
+            Step::Prepare(_) | Step::Start(_) => Self::Starting,
+            Step::Shutdown(_) | Step::ForceOff(_) => Self::Stopping,
+            Step::Remove { .. } => Self::Removing,
+        }
+    }
+}
+
+/// When a guest was asked to shut down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// For the first time: the grace counts from here.
+    pub first: BootTime,
+    /// For the last time.
+    pub last: BootTime,
+}
+
+/// What this run of the daemon did for one VM.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// The step under way; there is never a second one.
+    pub under_way: Option<UnderWay>,
+    /// Scans up to this number began before the last step ended and show nothing that can be relied on.
+    pub stale_scans: u64,
+    /// When the guest was asked to shut down, while that is still wanted.
+    pub asked: Option<Asked>,
+    /// Whether its end, when it comes, is of our doing.
+    pub taken_down: bool,
+    /// What was prepared for the next start.
+    pub prepared: Option<Box<DomainSpec>>,
+    /// The instruction by which everything of it was removed.
+    pub removed: Option<Stamp>,
+    /// Whether anything was left on the host when last looked, and by a look that began after the last step.
+    pub left: Option<bool>,
+    /// Whether a look is under way.
+    pub looking: bool,
+    /// Steps that failed in a row, other than starts, which the journal counts.
+    pub errors: u32,
+    /// No step before then, because of `errors`.
+    pub next_try: Option<BootTime>,
+    /// What the last step that failed said: a reason and a sentence.
+    pub trouble: Option<(String, String)>,
+}
+
+/// All that is known of the past.
+#[derive(Clone, Copy, Debug)]
+pub struct History<'a> {
+    /// What outlives the daemon.
+    pub journals: &'a BTreeMap<VmUid, Journal>,
+    /// What does not.
+    pub progress: &'a BTreeMap<VmUid, Progress>,
+}

@@ -1,0 +1,352 @@
+//! What to do next on this host: a pure function of what was accepted, what was seen and what was done.
+//!
+//! The plan is made anew after everything that happens and from nothing but values, so it has no state to go stale and a
+//! daemon that died half-way simply plans again. Each VM is decided by itself, one step at a time:
+//!
+//! ```text
+//!              no entry ──> nothing: whatever runs is an orphan and runs on (law 5)
+//!  Absent      running ──ForceOff──> defined ──Remove──> nothing seen ──look──> nothing left: gone
+//!  Halted      running ──Shutdown──(grace)──ForceOff──> stopped
+//!  Always      stopped ──(pause, image, permission)──Prepare──Start──> running
+//!              running, restart asked ──(permission)──Shutdown──(grace)──ForceOff──> stopped
+//! ```
+//!
+//! Laws kept here: starting, and stopping in order to start, needs live permission (law 4); only an explicit word stops
+//! or removes (law 5); a VM whose state is not known for certain is left alone (law 6); a domain that carries a higher
+//! stamp than our word is left alone (law 3).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use berth_model::image::{ImageOnHost, Sha256Digest};
+use berth_model::session::UserData;
+use berth_model::vm::{Accelerator, DomainState, RunStrategy};
+use berth_model::{ClusterId, Millis, VmUid};
+
+use crate::backend::DomainSeen;
+use crate::clock::{BootTime, Now};
+use crate::history::{History, Progress};
+use crate::journal::Journal;
+use crate::ledger::{Berth, Entry};
+use crate::step::{DomainSpec, Mark, Step};
+
+/// How long a guest has to shut down before its domain is ended: what a service manager gives its services.
+pub const GRACE: Millis = Millis::seconds(30);
+/// How often the request is repeated within the grace: a guest that was still booting did not hear the first one.
+const ASK_AGAIN: Millis = Millis::seconds(10);
+
+/// The word by which a host may start domains (law 4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Permission {
+    /// Until when, by the boot clock; none outside a session.
+    pub until: Option<BootTime>,
+    /// Whether this session's whole set was received and is on disk.
+    pub confirmed: bool,
+}
+
+impl Permission {
+    /// Until when starting is permitted, if it is at this moment.
+    pub fn at(self, now: BootTime) -> Option<BootTime> {
+        self.until.filter(|until| self.confirmed && now < *until)
+    }
+}
+
+/// What is wanted of this host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostDesired<'a> {
+    /// The cluster it belongs to; domains of others are not ours.
+    pub cluster: Option<ClusterId>,
+    /// The accepted entries, all of them on disk.
+    pub entries: &'a BTreeMap<VmUid, Entry>,
+    /// User data by VM, from this session.
+    pub user_data: &'a BTreeMap<VmUid, UserData>,
+    /// Whether domains may be started.
+    pub permission: Permission,
+}
+
+/// What one scan showed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scan {
+    /// Scans are numbered in the order in which they began.
+    pub number: u64,
+    /// The cluster whose domains these are; none before the host heard of any.
+    pub cluster: Option<ClusterId>,
+    /// Every domain of that cluster.
+    pub domains: BTreeMap<VmUid, DomainSeen>,
+}
+
+impl Scan {
+    /// What of `seen` is this cluster's; the domains of others are nobody's business here (law 6).
+    pub fn new(number: u64, cluster: Option<ClusterId>, seen: Vec<DomainSeen>) -> Self {
+        let ours = seen.into_iter().filter(|domain| Some(domain.mark.cluster) == cluster);
+        Self { number, cluster, domains: ours.map(|domain| (domain.mark.vm, domain)).collect() }
+    }
+}
+
+/// What was seen of this host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostObserved<'a> {
+    /// The last scan, unless it failed.
+    pub scan: Option<&'a Scan>,
+    /// Image files; none before the folder was looked through.
+    pub images: Option<&'a BTreeMap<Sha256Digest, ImageOnHost>>,
+    /// What runs guest code here; none before that is known.
+    pub accelerator: Option<Accelerator>,
+}
+
+/// Something that hinders a VM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Note {
+    /// Which VM.
+    pub vm: VmUid,
+    /// One UpperCamelCase word.
+    pub reason: &'static str,
+    /// A sentence.
+    pub message: String,
+}
+
+/// What to do next.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostPlan {
+    /// Steps to carry out now, at most one for each VM, in the order of uids.
+    pub steps: Vec<Step>,
+    /// VMs of which it must be seen whether anything is left.
+    pub looks: Vec<VmUid>,
+    /// VMs that are gone as asked, with nothing left.
+    pub gone: Vec<VmUid>,
+    /// When to plan again even if nothing happens.
+    pub wake_at: Option<BootTime>,
+    /// What hinders, in the order of uids.
+    pub notes: Vec<Note>,
+}
+
+impl HostPlan {
+    fn wake(&mut self, at: BootTime) {
+        self.wake_at = Some(self.wake_at.map_or(at, |held| held.min(at)));
+    }
+
+    fn note(&mut self, vm: VmUid, reason: &'static str, message: String) {
+        self.notes.push(Note { vm, reason, message });
+    }
+}
+
+/// What to do next on this host.
+pub fn plan(desired: &HostDesired<'_>, observed: &HostObserved<'_>, history: &History<'_>, now: Now) -> HostPlan {
+    let mut plan = HostPlan::default();
+    let Some(scan) = observed.scan else { return plan };
+    let (no_journal, no_progress) = (Journal::default(), Progress::default());
+    for (vm, entry) in desired.entries {
+        let case = Case {
+            desired,
+            observed,
+            seen: scan.domains.get(vm),
+            journal: history.journals.get(vm).unwrap_or(&no_journal),
+            progress: history.progress.get(vm).unwrap_or(&no_progress),
+            now: now.boot,
+        };
+        if case.progress.under_way.is_some() || case.progress.looking || scan.number <= case.progress.stale_scans {
+            continue;
+        }
+        if let Some(next_try) = case.progress.next_try.filter(|next_try| *next_try > now.boot) {
+            plan.wake(next_try);
+            continue;
+        }
+        if let Some(seen) = case.seen
+            && seen.mark.stamp > entry.stamp()
+        {
+            let (newer, ours) = (seen.mark.stamp, entry.stamp());
+            plan.note(
+                *vm,
+                "NewerDomain",
+                format!("its domain was made by placement {newer}, newer than {ours}, which this host was told; it is left alone"),
+            );
+            continue;
+        }
+        match entry {
+            Entry::Absent(absent) => case.remove(*vm, *absent, &mut plan),
+            Entry::Present(berth) => match berth.run {
+                RunStrategy::Always => case.run(berth, &mut plan),
+                RunStrategy::Halted => case.halt(berth, &mut plan),
+            },
+        }
+    }
+    plan
+}
+
+/// Whether a domain in this state holds guest code that runs or could run on.
+pub const fn is_active(state: DomainState) -> bool {
+    match state {
+        DomainState::Starting | DomainState::Running | DomainState::Paused | DomainState::Stopping => true,
+        DomainState::Stopped(_) => false,
+    }
+}
+
+/// Whether this entry wants this active domain to go down by the guest's own hand.
+pub fn wants_shutdown(entry: &Entry, seen: &DomainSeen) -> bool {
+    match entry {
+        Entry::Absent(_) => false,
+        Entry::Present(berth) => match berth.run {
+            RunStrategy::Halted => true,
+            RunStrategy::Always => seen.mark.restart_count < berth.restart_count,
+        },
+    }
+}
+
+/// One VM with all that bears on it.
+struct Case<'a> {
+    desired: &'a HostDesired<'a>,
+    observed: &'a HostObserved<'a>,
+    seen: Option<&'a DomainSeen>,
+    journal: &'a Journal,
+    progress: &'a Progress,
+    now: BootTime,
+}
+
+impl Case<'_> {
+    fn is_active(&self) -> bool {
+        self.seen.is_some_and(|seen| is_active(seen.state))
+    }
+
+    fn may_start(&self, plan: &mut HostPlan) -> bool {
+        let until = self.desired.permission.at(self.now);
+        if let Some(until) = until {
+            // So that what waits says so as soon as the word lapses.
+            plan.wake(until);
+        }
+        until.is_some()
+    }
+
+    fn remove(&self, vm: VmUid, absent: berth_model::session::Absent, plan: &mut HostPlan) {
+        let remove = Step::Remove { vm, with_disk: absent.with_disk };
+        if self.seen.is_none() && self.journal.gone == Some(absent.stamp) {
+            // Found gone before, perhaps by an earlier run of the daemon.
+        } else if self.is_active() {
+            plan.steps.push(Step::ForceOff(vm));
+        } else if self.seen.is_some() || self.progress.removed != Some(absent.stamp) {
+            plan.steps.push(remove);
+        } else if absent.with_disk {
+            match self.progress.left {
+                None => plan.looks.push(vm),
+                Some(true) => plan.steps.push(remove),
+                Some(false) => plan.gone.push(vm),
+            }
+        } else {
+            // The disk stays by intent, so a look would find it; the scan and the step's answer are the evidence.
+            plan.gone.push(vm);
+        }
+    }
+
+    fn halt(&self, berth: &Berth, plan: &mut HostPlan) {
+        if self.is_active() {
+            self.take_down(berth.vm, plan);
+        }
+    }
+
+    fn take_down(&self, vm: VmUid, plan: &mut HostPlan) {
+        let Some(asked) = self.progress.asked else {
+            plan.steps.push(Step::Shutdown(vm));
+            return;
+        };
+        let (ask_again, end) = (asked.last.plus(ASK_AGAIN), asked.first.plus(GRACE));
+        if self.now >= end {
+            plan.steps.push(Step::ForceOff(vm));
+        } else if self.now >= ask_again {
+            plan.steps.push(Step::Shutdown(vm));
+        } else {
+            plan.wake(ask_again.min(end));
+        }
+    }
+
+    fn run(&self, berth: &Berth, plan: &mut HostPlan) {
+        if let Some(seen) = self.seen
+            && is_active(seen.state)
+        {
+            if seen.mark.restart_count >= berth.restart_count {
+                return;
+            }
+            // To take it down without the right to start it again would turn a restart into a stop.
+            if self.may_start(plan) {
+                self.take_down(berth.vm, plan);
+            } else {
+                plan.note(berth.vm, "AwaitsPermission", awaits("it is restarted"));
+            }
+            return;
+        }
+        if let Some(next_try) = self.journal.next_try.filter(|next_try| *next_try > self.now) {
+            plan.wake(next_try);
+            return;
+        }
+        if !self.may_start(plan) {
+            plan.note(berth.vm, "AwaitsPermission", awaits("it is started"));
+            return;
+        }
+        let (Some(cluster), Some(accelerator)) = (self.desired.cluster, self.observed.accelerator) else { return };
+        if let Some((reason, message)) = self.image_trouble(berth) {
+            plan.note(berth.vm, reason, message);
+            return;
+        }
+        let domain = Box::new(domain(berth, cluster, accelerator, self.desired.user_data.get(&berth.vm).cloned()));
+        plan.steps.push(if self.progress.prepared.as_ref() == Some(&domain) {
+            Step::Start(domain)
+        } else {
+            Step::Prepare(domain)
+        });
+    }
+
+    fn image_trouble(&self, berth: &Berth) -> Option<(&'static str, String)> {
+        let (name, digest) = (&berth.image_name, berth.image);
+        match self.observed.images.map(|images| images.get(&digest)) {
+            None => Some(("ImagesUnknown", "the host has not yet looked through its image folder".into())),
+            Some(None) => Some((
+                "ImageMissing",
+                format!(
+                    "image {name} is not on this host, or is still being verified: put the file {digest} into the host's images_dir"
+                ),
+            )),
+            Some(Some(ImageOnHost::Refused { reason })) => {
+                Some(("ImageRefused", format!("image {name}, file {digest}: {reason}")))
+            }
+            Some(Some(ImageOnHost::Verified { .. })) => None,
+        }
+    }
+}
+
+fn awaits(what: &str) -> String {
+    format!("{what} once a controller confirms that this host may start VMs")
+}
+
+fn domain(berth: &Berth, cluster: ClusterId, accelerator: Accelerator, user_data: Option<UserData>) -> DomainSpec {
+    let Berth {
+        vm,
+        stamp,
+        project,
+        name,
+        cpus,
+        memory,
+        page,
+        image_name: _,
+        image,
+        disk_size,
+        run: _,
+        resources,
+        restart_count,
+    } = berth.clone();
+    DomainSpec {
+        mark: Mark { cluster, vm, project, name, stamp, restart_count },
+        cpus,
+        memory,
+        page,
+        resources,
+        image,
+        disk_size,
+        accelerator,
+        user_data,
+    }
+}
+
+/// Domains of this cluster for which there is no entry.
+pub fn orphans(desired: &HostDesired<'_>, scan: &Scan) -> BTreeSet<VmUid> {
+    scan.domains.keys().copied().filter(|vm| !desired.entries.contains_key(vm)).collect()
+}
+
+#[cfg(test)]
+mod tests;
