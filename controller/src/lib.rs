@@ -1,1 +1,16 @@
 //! The controller: composition root of state, planner, control and raft.
+//!
+//! Nothing is decided here. This crate reads the configuration, joins the parts through their ports, serves gRPC, and
+//! takes everything down in order.
+
+pub mod config;
+mod consensus;
+mod environment;
+mod grpc;
+mod links;
+mod machine;
+mod peers;
+mod run;
+mod sealing;
+
+pub use run::run;

@@ -65,27 +65,35 @@ pub enum CredentialsError {
         /// What was found.
         found: Box<Identity>,
     },
-    /// A reload was asked of credentials that came from no folder.
-    #[error("these credentials were not loaded from a folder")]
-    NoFolder,
+    /// A reload was asked of credentials that came from no files.
+    #[error("these credentials were not loaded from files")]
+    NoFiles,
 }
 
 /// A program's certificate, key and trust. Clones share one state.
 #[derive(Clone)]
 pub struct Credentials {
     identity: Identity,
-    folder: Option<PathBuf>,
+    files: Option<Files>,
     trust: SharedTrust,
     own: Arc<ArcSwap<CertifiedKey>>,
 }
 
 impl Credentials {
-    /// The credentials in `ca.pem`, `cert.pem` and `key.pem` of this folder.
+    /// The credentials in `ca.pem`, `cert.pem` and `key.pem` of this folder; otherwise as [`Credentials::load_files`].
     ///
     /// Refused if others may read the key, or if certificate, key and CA do not fit together or do not hold now.
     pub fn load(folder: &Path) -> Result<Self, CredentialsError> {
-        let (identity, trust, own) = read(folder)?;
-        Ok(Self::assemble(identity, Some(folder.into()), trust, own))
+        Self::load_files(&folder.join(CA_FILE), &folder.join(CERTIFICATE_FILE), &folder.join(KEY_FILE))
+    }
+
+    /// The credentials in these files.
+    ///
+    /// Refused if others may read the key, or if certificate, key and CA do not fit together or do not hold now.
+    pub fn load_files(ca: &Path, certificate: &Path, key: &Path) -> Result<Self, CredentialsError> {
+        let files = Files { ca: ca.into(), certificate: certificate.into(), key: key.into() };
+        let (identity, trust, own) = files.read()?;
+        Ok(Self::assemble(identity, Some(files), trust, own))
     }
 
     /// The credentials in these texts; `cert_pem` may hold intermediate certificates after the first.
@@ -99,20 +107,20 @@ impl Credentials {
         Self::from_pem(issued.ca_pem.as_bytes(), issued.cert_pem.as_bytes(), issued.key_pem.as_bytes())
     }
 
-    fn assemble(identity: Identity, folder: Option<PathBuf>, trust: Trust, own: CertifiedKey) -> Self {
+    fn assemble(identity: Identity, files: Option<Files>, trust: Trust, own: CertifiedKey) -> Self {
         Self {
             identity,
-            folder,
+            files,
             trust: Arc::new(ArcSwap::from_pointee(trust)),
             own: Arc::new(ArcSwap::from_pointee(own)),
         }
     }
 
-    /// Reads the folder again; from the next handshake on, every configuration made from these credentials uses what
+    /// Reads the files again; from the next handshake on, every configuration made from these credentials uses what
     /// was found. On an error nothing changes. Returns whether the certificate is another one than before.
     pub fn reload(&self) -> Result<bool, CredentialsError> {
-        let folder = self.folder.as_deref().ok_or(CredentialsError::NoFolder)?;
-        let (found, trust, own) = read(folder)?;
+        let files = self.files.as_ref().ok_or(CredentialsError::NoFiles)?;
+        let (found, trust, own) = files.read()?;
         if found != self.identity {
             return Err(CredentialsError::OtherIdentity {
                 running: Box::new(self.identity.clone()),
@@ -169,7 +177,7 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
             .field("identity", &self.identity)
-            .field("folder", &self.folder)
+            .field("files", &self.files)
             .finish_non_exhaustive()
     }
 }
@@ -197,11 +205,21 @@ fn finish(mut config: ClientConfig) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-fn read(folder: &Path) -> Result<(Identity, Trust, CertifiedKey), CredentialsError> {
-    let ca = read_public(&folder.join(CA_FILE))?;
-    let certificate = read_public(&folder.join(CERTIFICATE_FILE))?;
-    let key = Zeroizing::new(read_private(&folder.join(KEY_FILE))?);
-    parse(&ca, &certificate, &key)
+/// Where credentials came from.
+#[derive(Clone, Debug)]
+struct Files {
+    ca: PathBuf,
+    certificate: PathBuf,
+    key: PathBuf,
+}
+
+impl Files {
+    fn read(&self) -> Result<(Identity, Trust, CertifiedKey), CredentialsError> {
+        let ca = read_public(&self.ca)?;
+        let certificate = read_public(&self.certificate)?;
+        let key = Zeroizing::new(read_private(&self.key)?);
+        parse(&ca, &certificate, &key)
+    }
 }
 
 fn parse(ca: &[u8], certificate: &[u8], key: &[u8]) -> Result<(Identity, Trust, CertifiedKey), CredentialsError> {

@@ -14,6 +14,7 @@ pub mod leader;
 pub mod liveness;
 pub mod ports;
 pub mod publish;
+pub mod selector;
 pub mod session;
 pub mod status;
 pub mod window;

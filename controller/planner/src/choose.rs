@@ -128,22 +128,14 @@ fn allocate(host: &Host, held: &HostBookings, spec: &VmSpec) -> Result<Resources
         .filter(|node| node.threads.len() >= cpus && node.pages >= wanted)
         .min_by_key(|node| (node.threads.len(), node.pages, node.id));
     let (vcpus, memory) = match single {
-        Some(node) => {
-            (whole_cores_first(&node.threads, cpus), vec![NodePages { node: node.id, page, count: wanted }])
-        }
+        Some(node) => (whole_cores_first(&node.threads, cpus), vec![NodePages { node: node.id, page, count: wanted }]),
         None => {
             nodes.sort_by_key(|node| (std::cmp::Reverse((node.threads.len(), node.pages)), node.id));
             spread(&nodes, cpus, page, wanted)
         }
     };
     let housekeeping = inventory.housekeeping();
-    Ok(Resources {
-        vcpus,
-        emulator: housekeeping.clone(),
-        iothread: housekeeping,
-        memory,
-        overhead: spec.overhead(),
-    })
+    Ok(Resources { vcpus, emulator: housekeeping.clone(), iothread: housekeeping, memory, overhead: spec.overhead() })
 }
 
 struct Node {

@@ -1,0 +1,72 @@
+//! The replicated log as the port that control asks for.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use berth_control::{Consensus, ConsensusError, Leadership};
+use berth_model::Term;
+use berth_raft::{Handle, ProposeError, ReadError};
+use berth_state::{Applied, Batch, record};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// How long a change may wait for a leader and a majority: longer than an election, shorter than an operator's patience.
+const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
+/// The same for a linearizable read.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
+/// The log of this member.
+#[derive(Debug)]
+pub(crate) struct Log {
+    handle: Handle,
+    leadership: watch::Receiver<Leadership>,
+}
+
+impl Log {
+    /// Joins the log; a task translates its word on leadership until the log ends.
+    pub(crate) fn new(handle: Handle) -> Self {
+        let mut theirs = handle.leadership();
+        let (sender, leadership) = watch::channel(translate(&theirs.borrow_and_update()));
+        tokio::spawn(async move {
+            while theirs.changed().await.is_ok() {
+                sender.send_replace(translate(&theirs.borrow_and_update()));
+            }
+        });
+        Self { handle, leadership }
+    }
+}
+
+fn translate(known: &berth_raft::Leadership) -> Leadership {
+    Leadership {
+        term: Term(known.term),
+        here: known.is_leader,
+        leader_api: known.leader.as_ref().map(|leader| leader.api_addr.clone()),
+    }
+}
+
+#[async_trait]
+impl Consensus for Log {
+    async fn propose(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError> {
+        let payload = record::encode_batch(batch).map_err(|error| ConsensusError::Stopped(error.to_string()))?;
+        let answers = self.handle.propose(Bytes::from(payload), PROPOSE_WITHIN).await.map_err(|error| match error {
+            ProposeError::NoLeader => ConsensusError::NoLeader,
+            ProposeError::Unknown { reason } => ConsensusError::Unknown(reason),
+            ProposeError::TooLarge { size, limit } => ConsensusError::TooLarge { bytes: size, limit },
+            ProposeError::Stopped { reason } => ConsensusError::Stopped(reason),
+        })?;
+        // The change is made; an answer that this version cannot read must not be called a failure.
+        record::decode_answers(&answers).map_err(|error| ConsensusError::Unknown(error.to_string()))
+    }
+
+    async fn read_barrier(&self) -> Result<(), ConsensusError> {
+        self.handle.read_barrier(READ_WITHIN).await.map(|_| ()).map_err(|error| match error {
+            ReadError::NoLeader => ConsensusError::NoLeader,
+            ReadError::Behind { .. } => ConsensusError::Stopped(error.to_string()),
+            ReadError::Stopped { reason } => ConsensusError::Stopped(reason),
+        })
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+}

@@ -1,0 +1,55 @@
+//! The replicated machine as the log drives it: records in, answers out, and word to the readers of this member.
+
+use berth_control::Publisher;
+use berth_raft::{BoxError, Entry, StateMachine};
+use berth_state::{Cluster, apply, record};
+use bytes::Bytes;
+
+/// The state of this member, and where its changes go.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    cluster: Cluster,
+    publisher: Publisher,
+}
+
+impl Machine {
+    pub(crate) fn new(publisher: Publisher) -> Self {
+        Self { cluster: Cluster::default(), publisher }
+    }
+}
+
+impl StateMachine for Machine {
+    type Snapshot = Cluster;
+
+    /// A record that cannot be read halts this member, which the log does when its machine panics: it is never
+    /// skipped (law 11). The process lives on and says why it does not serve.
+    fn apply(&mut self, entries: &[Entry]) -> Vec<Bytes> {
+        let mut answers = Vec::with_capacity(entries.len());
+        let mut all_changes = Vec::new();
+        for entry in entries {
+            let batch = record::decode_batch(&entry.payload)
+                .unwrap_or_else(|why| panic!("entry {} cannot be read: {why}", entry.index));
+            let (applied, changes) = apply::apply(&mut self.cluster, &batch);
+            let answer = record::encode_answers(&applied)
+                .unwrap_or_else(|why| panic!("the answer to entry {} cannot be written: {why}", entry.index));
+            answers.push(Bytes::from(answer));
+            all_changes.extend(changes);
+        }
+        self.publisher.applied(&self.cluster, &all_changes);
+        answers
+    }
+
+    fn snapshot(&self) -> Cluster {
+        self.cluster.clone()
+    }
+
+    fn encode(snapshot: &Cluster) -> Result<Vec<u8>, BoxError> {
+        Ok(record::encode_snapshot(snapshot)?)
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+        self.cluster = record::decode_snapshot(bytes)?;
+        self.publisher.replaced(&self.cluster);
+        Ok(())
+    }
+}

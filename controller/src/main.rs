@@ -1,0 +1,57 @@
+//! `berth-controller`: one member of the replicated controller.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use berth_controller::config::Config;
+use clap::Parser;
+
+/// One member of Berth's replicated controller.
+#[derive(Parser)]
+#[command(name = "berth-controller", version = env!("CARGO_PKG_VERSION"))]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, default_value = "/etc/berth/controller.toml")]
+    config: PathBuf,
+    /// Check the configuration and exit: 0 if it is good, 64 if not.
+    #[arg(long)]
+    check_config: bool,
+    /// How to log: text or json.
+    #[arg(long, default_value = "text", env = "BERTH_LOG_FORMAT")]
+    log_format: berth_telemetry::Format,
+    /// What to log, such as info or berth_control=debug.
+    #[arg(long, default_value = "info", env = "BERTH_LOG")]
+    log: String,
+}
+
+/// The exit code for a configuration that cannot work (EX_USAGE of sysexits.h).
+const BAD_CONFIGURATION: u8 = 64;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Err(error) = berth_telemetry::init(arguments.log_format, &arguments.log) {
+        return complain(&error.into(), BAD_CONFIGURATION);
+    }
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => return complain(&error, BAD_CONFIGURATION),
+    };
+    if arguments.check_config {
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error.into(), 1),
+    };
+    match runtime.block_on(berth_controller::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, 1),
+    }
+}
+
+/// Says why the program cannot go on, with the whole chain of causes.
+#[expect(clippy::print_stderr, reason = "the program's last words must reach the operator even without a log")]
+fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("berth-controller: {error:#}");
+    ExitCode::from(code)
+}

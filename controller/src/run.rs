@@ -1,0 +1,105 @@
+//! Joins the parts and takes them down in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use berth_control::{Control, Publisher, leader};
+use berth_pki::{Allow, Credentials, Limits, Role, SealingKey};
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::consensus::Log;
+use crate::environment::Machine as Clock;
+use crate::grpc;
+use crate::links::{TlsLinks, incoming};
+use crate::machine::Machine;
+use crate::peers::Peers;
+use crate::sealing::FileKey;
+
+/// How long calls in flight may take to end at a shutdown.
+const DRAIN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs one member until it is told to stop.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let credentials = credentials(&config)?;
+    let key = SealingKey::load(&config.sealing_key).context("cannot load the sealing key")?;
+    let shutdown = berth_telemetry::shutdown_signal().context("cannot listen for signals")?;
+    let api = bind(&config.api_listen).await?;
+    let raft = bind(&config.raft_listen).await?;
+
+    let (publisher, views) = Publisher::new();
+    let links = Arc::new(TlsLinks(credentials.clone()));
+    let options = berth_raft::Options::new(config.id(), &config.data_dir, config.members(), links);
+    let (log, service) = berth_raft::open(options, Machine::new(publisher)).await?;
+
+    let members =
+        berth_pki::accept(raft, credentials.server_config(Allow::only([Role::Controller])), Limits::default());
+    let raft_stop = tokio_util::sync::CancellationToken::new();
+    let raft_served = tokio::spawn(service.run(incoming(members), raft_stop.clone().cancelled_owned()));
+
+    let control = Control::new(Arc::new(Log::new(log.clone())), Arc::new(Clock), Arc::new(FileKey(key)), views);
+    let leading = tokio::spawn(leader::run(control.clone(), config.bootstrap.cluster));
+
+    let clients = berth_pki::accept(api, credentials.server_config(Allow::AnyRole), Limits::default());
+    let shared = grpc::Shared {
+        control,
+        log: log.clone(),
+        peers: Peers(credentials),
+        name: config.name.to_string(),
+        shutdown: shutdown.clone(),
+    };
+    tracing::info!(name = %config.name, api = config.api_listen, raft = config.raft_listen, "controller is up");
+    let serving = grpc::serve(shared, clients);
+    tokio::pin!(serving);
+    let outcome = tokio::select! {
+        ended = &mut serving => ended.context("the API stopped"),
+        () = shutdown.cancelled() => {
+            tracing::info!("going down");
+            // Another member takes over before this one is gone, so that writes hardly pause.
+            if log.leadership().borrow().is_leader
+                && let Err(why) = log.transfer_leadership(None, DRAIN_WITHIN).await
+            {
+                tracing::info!("leadership was not passed on: {why}");
+            }
+            match tokio::time::timeout(DRAIN_WITHIN, &mut serving).await {
+                Ok(ended) => ended.context("the API stopped"),
+                Err(_) => {
+                    tracing::info!("calls that did not end in time are cut off");
+                    Ok(())
+                }
+            }
+        }
+    };
+    leading.abort();
+    raft_stop.cancel();
+    log.shutdown().await;
+    if let Ok(Err(error)) = raft_served.await {
+        tracing::warn!("{error}");
+    }
+    outcome
+}
+
+fn credentials(config: &Config) -> anyhow::Result<Credentials> {
+    let credentials = Credentials::load_files(&config.tls.ca, &config.tls.cert, &config.tls.key)
+        .context("cannot load this controller's certificate")?;
+    let identity = credentials.identity();
+    anyhow::ensure!(
+        identity.role() == Role::Controller && identity.name() == config.name.as_str(),
+        "the certificate is that of {} {:?}, this is controller {:?}; use the certificate made for it",
+        identity.role().as_str(),
+        identity.name(),
+        config.name
+    );
+    anyhow::ensure!(
+        identity.cluster() == config.bootstrap.cluster.to_string(),
+        "the certificate is of cluster {:?}, the configuration says {:?}",
+        identity.cluster(),
+        config.bootstrap.cluster
+    );
+    Ok(credentials)
+}
+
+async fn bind(address: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen at {address}"))
+}
