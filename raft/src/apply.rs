@@ -21,7 +21,7 @@ const ENTRIES_AT_ONCE: usize = 256;
 
 /// The state machine with what the log must know about its state.
 pub(crate) struct Machine {
-    machine: Box<dyn AnyMachine>,
+    state: Box<dyn AnyMachine>,
     applied: Option<LogId>,
     membership: StoredMembership,
     snapshots: Arc<SnapshotStore>,
@@ -31,7 +31,7 @@ impl Machine {
     /// A machine in the state that `meta` describes, or in its first one.
     pub(crate) fn new(machine: Box<dyn AnyMachine>, meta: Option<SnapshotMeta>, snapshots: Arc<SnapshotStore>) -> Self {
         let SnapshotMeta { last_log_id, last_membership } = meta.unwrap_or_default();
-        Self { machine, applied: last_log_id, membership: last_membership, snapshots }
+        Self { state: machine, applied: last_log_id, membership: last_membership, snapshots }
     }
 
     /// Applies proposals; a machine that panics or answers wrongly stops the member, not the process.
@@ -40,7 +40,7 @@ impl Machine {
             return Ok(Vec::new());
         }
         let range = format!("{} to {}", entries[0].index, entries[entries.len() - 1].index);
-        let answers = catch_unwind(AssertUnwindSafe(|| self.machine.apply(entries))).map_err(|panic| {
+        let answers = catch_unwind(AssertUnwindSafe(|| self.state.apply(entries))).map_err(|panic| {
             let message = panic_message(panic.as_ref());
             io::Error::other(format!("the state machine panicked while applying entries {range}: {message}"))
         })?;
@@ -104,14 +104,14 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        Builder { encoder: Some(self.machine.freeze()), meta, snapshots: Arc::clone(&self.snapshots) }
+        Builder { encoder: Some(self.state.freeze()), meta, snapshots: Arc::clone(&self.snapshots) }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
         let store = Arc::clone(&self.snapshots);
         let announced = meta.clone();
-        let state = blocking(move || store.install(&announced, &snapshot)).await?;
-        let restored = catch_unwind(AssertUnwindSafe(|| self.machine.restore(&state)));
+        let bytes = blocking(move || store.install(&announced, &snapshot)).await?;
+        let restored = catch_unwind(AssertUnwindSafe(|| self.state.restore(&bytes)));
         restored
             .unwrap_or_else(|panic| Err(panic_message(panic.as_ref()).into()))
             .map_err(|error| io::Error::other(format!("the state machine does not accept a snapshot: {error}")))?;

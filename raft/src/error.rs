@@ -162,7 +162,7 @@ pub enum TransferError {
         leader: Option<String>,
     },
     /// There is no such voter besides this member.
-    #[error("no other voting member {} could take over", .to.map(|id| format!("with id {id}")).unwrap_or_else(|| "at all".to_owned()))]
+    #[error("no other voting member {} could take over", .to.map_or_else(|| "at all".to_owned(), |id| format!("with id {id}")))]
     NoCandidate {
         /// The member asked for, if any.
         to: Option<u64>,

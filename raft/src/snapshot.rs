@@ -80,7 +80,7 @@ impl SnapshotStore {
         for entry in fs::read_dir(directory).map_err(failed("list the directory", directory))? {
             let path = entry.map_err(failed("list the directory", directory))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.ends_with(".new") {
+            if name.strip_suffix(".new").is_some() {
                 superseded.push(path);
             } else if let Some(order) = parse_name(&name) {
                 match &mut newest {

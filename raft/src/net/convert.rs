@@ -55,12 +55,12 @@ pub(super) fn append_from_wire(request: proto::AppendRequest) -> Result<AppendEn
 /// What an append came to.
 pub(super) type Appended = Result<Option<LogId>, StreamAppendError<Types>>;
 
-pub(super) fn appended_to_wire(result: Appended) -> proto::AppendResponse {
+pub(super) fn appended_to_wire(result: &Appended) -> proto::AppendResponse {
     use proto::append_response::Outcome;
     let outcome = match result {
         Ok(last) => Outcome::Accepted(proto::Accepted { last: last.map(id_to_wire) }),
-        Err(StreamAppendError::Conflict(at)) => Outcome::Conflict(id_to_wire(at)),
-        Err(StreamAppendError::HigherVote(vote)) => Outcome::Higher(ballot_to_wire(vote)),
+        Err(StreamAppendError::Conflict(at)) => Outcome::Conflict(id_to_wire(*at)),
+        Err(StreamAppendError::HigherVote(vote)) => Outcome::Higher(ballot_to_wire(*vote)),
     };
     proto::AppendResponse { outcome: Some(outcome) }
 }

@@ -6,7 +6,12 @@ pub(crate) mod peers;
 pub(crate) mod service;
 
 /// The generated messages.
-#[expect(unreachable_pub, clippy::pedantic, reason = "generated code; the .proto file is where it is documented")]
+#[expect(
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; the .proto file is where it is documented"
+)]
 pub(crate) mod proto {
     tonic::include_proto!("berth.raft.v1");
 }

@@ -202,7 +202,7 @@ impl RaftService for Answers {
         });
         let responses = self.raft().stream_append(requests);
         let responses = responses.map(|result| match result {
-            Ok(appended) => Ok(convert::appended_to_wire(appended)),
+            Ok(appended) => Ok(convert::appended_to_wire(&appended)),
             Err(fatal) => Err(unavailable(fatal)),
         });
         let last = futures::stream::once(async move { set(&refusal).take().map(Err) });

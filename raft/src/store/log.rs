@@ -64,28 +64,30 @@ impl Shared {
         *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Reads entries that are only in the database, in order, up to about `max_bytes` but at least one.
-    fn read_stored(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<LogEntry>> {
+    /// Reads entries that are only in the database, in order, up to about `max_bytes` but at least one; tells whether that
+    /// was all of them.
+    fn read_stored(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<(Vec<LogEntry>, bool)> {
         let guard = self.engine.read().unwrap_or_else(PoisonError::into_inner);
         let engine = guard.as_ref().ok_or_else(closed)?;
         let mut entries: Vec<LogEntry> = Vec::new();
         let mut bytes = 0;
         let mut failure = None;
+        let mut is_all = true;
         scan_entries(engine.as_ref(), start, end, &mut |index, record| match decode(index, record) {
             Ok(entry) => {
                 bytes += weight(&entry);
-                let enough = !entries.is_empty() && bytes > max_bytes;
-                if !enough {
+                is_all = entries.is_empty() || bytes <= max_bytes;
+                if is_all {
                     entries.push(entry);
                 }
-                !enough
+                is_all
             }
             Err(error) => {
                 failure = Some(error);
                 false
             }
         })?;
-        failure.map_or(Ok(entries), Err)
+        failure.map_or(Ok((entries, is_all)), Err)
     }
 
     /// Reads entries from `start` up to but not including `end`, as far as there are any.
@@ -93,8 +95,8 @@ impl Shared {
         let Found { stored, recent } = self.tail().find(start, end, max_bytes);
         let Some((from, to)) = stored else { return Ok(recent) };
         let shared = Arc::clone(self);
-        let mut entries = blocking(move || shared.read_stored(from, to, max_bytes)).await?;
-        if entries.last().is_some_and(|last| last.log_id.index + 1 == to) {
+        let (mut entries, is_all) = blocking(move || shared.read_stored(from, to, max_bytes)).await?;
+        if is_all {
             let mut bytes: usize = entries.iter().map(weight).sum();
             entries.extend(recent.into_iter().take_while(|entry| {
                 bytes = bytes.saturating_add(weight(entry));
@@ -200,7 +202,7 @@ impl Closer {
         }
         if let Some(thread) = self.thread.take() {
             // The thread catches its panics; its end is all that is awaited.
-            let _ = blocking(move || Ok(drop(thread.join()))).await;
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
 }

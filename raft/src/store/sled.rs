@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::engine::{Batch, Change, Engine, Visit};
 
@@ -22,6 +23,9 @@ pub(crate) const MAX_VALUE_BYTES: usize = 4 * 1024;
 /// Memory for sled's cache of pages, in bytes. The log keeps its own tail in memory, so pages are read at a start and for
 /// members far behind only.
 const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How long a database that was just closed may take to let go of its lock.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The file in sled's directory that holds everything.
 pub(crate) const DATABASE_FILE: &str = "db";
@@ -43,7 +47,7 @@ impl Sled {
             .cache_capacity(CACHE_BYTES)
             // Nothing is worth writing before the barrier, and the barrier writes everything.
             .flush_every_ms(None);
-        let db = guarded("opening", || config.open())?;
+        let db = open_unlocked(&config)?;
         let file = File::options().read(true).write(true).open(directory.join(DATABASE_FILE))?;
         let sled = Self { db, file, directory: directory.to_owned() };
         sled.barrier()?;
@@ -93,6 +97,20 @@ impl Engine for Sled {
 /// `fsync` of a directory: makes the names in it durable.
 pub(crate) fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
+}
+
+/// Opens the database, waiting a moment for the lock on it. Another process is kept out by the lock on the data directory, so
+/// who holds this one is a database of our own whose last background task is just ending.
+fn open_unlocked(config: &::sled::Config) -> io::Result<::sled::Db> {
+    let deadline = Instant::now() + UNLOCK_PATIENCE;
+    loop {
+        match guarded("opening", || config.open()) {
+            Err(error) if error.to_string().contains("could not acquire lock") && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Runs a call into sled and turns its errors and its panics into I/O errors.

@@ -15,8 +15,10 @@ const TAIL_BYTES: usize = 32 * 1024 * 1024;
 const ENTRY_WEIGHT: usize = 128;
 
 /// The end of the log, and the small values beside it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tail {
+    /// Above this weight, entries that the database holds are let go.
+    limit: usize,
     /// Consecutive entries up to the last one of the log.
     entries: VecDeque<LogEntry>,
     weight: usize,
@@ -44,7 +46,22 @@ pub(crate) struct Found {
 impl Tail {
     /// An empty end of a log of which everything up to `purged` is gone.
     pub(crate) fn new(purged: Option<LogId>, committed: Option<LogId>, vote: Option<Vote>) -> Self {
-        Self { last: purged, purged, committed, vote, ..Self::default() }
+        Self {
+            limit: TAIL_BYTES,
+            entries: VecDeque::new(),
+            weight: 0,
+            written: None,
+            last: purged,
+            purged,
+            committed,
+            vote,
+        }
+    }
+
+    /// Another limit for what is kept in memory, in bytes.
+    #[cfg(test)]
+    pub(crate) fn with_limit(self, limit: usize) -> Self {
+        Self { limit, ..self }
     }
 
     /// Adds entries that follow the last one.
@@ -60,7 +77,7 @@ impl Tail {
     /// Notes that the database holds everything up to `index`, and lets old entries go.
     pub(crate) fn written(&mut self, index: u64) {
         self.written = self.written.max(Some(index));
-        while self.weight > TAIL_BYTES {
+        while self.weight > self.limit {
             match self.entries.front() {
                 Some(front) if Some(front.log_id.index) <= self.written => self.pop_front(),
                 Some(_) | None => break,
@@ -76,11 +93,12 @@ impl Tail {
 
     /// Forgets everything after `last`.
     pub(crate) fn truncate_after(&mut self, last: Option<LogId>) {
-        let keep = |entry: &LogEntry| last.is_some_and(|last| entry.log_id.index <= last.index);
-        while let Some(entry) = self.entries.pop_back_if(|entry| !keep(entry)) {
-            self.weight -= weight(&entry);
+        let keep = self.entries.partition_point(|entry| last.is_some_and(|last| entry.log_id.index <= last.index));
+        let cut: usize = self.entries.drain(keep..).map(|entry| weight(&entry)).sum();
+        self.weight -= cut;
+        if last.map(|last| last.index) < self.last.map(|last| last.index) {
+            self.last = last;
         }
-        self.last = last;
     }
 
     /// Forgets everything up to and including `upto`.
@@ -146,25 +164,31 @@ mod tests {
         LogEntry { log_id: log_id(1, index), payload: LogPayload::Normal(Payload(Bytes::from(vec![0; bytes]))) }
     }
 
+    fn empty() -> Tail {
+        Tail::new(None, None, None)
+    }
+
     fn indexes(found: &Found) -> Vec<u64> {
         found.recent.iter().map(|entry| entry.log_id.index).collect()
     }
 
     #[test]
     fn entries_stay_in_memory_until_they_are_written_and_then_go_from_the_front() {
-        let mut tail = Tail::default();
-        let entries: Vec<_> = (0..10).map(|index| entry(index, TAIL_BYTES / 4)).collect();
+        let mut tail = empty().with_limit(4500);
+        let entries: Vec<_> = (0..10).map(|index| entry(index, 1000)).collect();
         tail.append(&entries);
         assert_eq!(indexes(&tail.find(0, 10, usize::MAX)).len(), 10);
         tail.written(4);
         let found = tail.find(0, 10, usize::MAX);
         assert_eq!(found.stored, Some((0, 5)));
         assert_eq!(indexes(&found), [5, 6, 7, 8, 9]);
+        tail.written(9);
+        assert_eq!(tail.find(0, 10, usize::MAX).stored, Some((0, 7)));
     }
 
     #[test]
     fn a_limit_in_bytes_still_gives_one_entry() {
-        let mut tail = Tail::default();
+        let mut tail = empty();
         tail.append(&[entry(0, 1000), entry(1, 1000), entry(2, 1000)]);
         assert_eq!(indexes(&tail.find(0, 3, 1)), [0]);
         assert_eq!(indexes(&tail.find(0, 3, 2500)), [0, 1]);
@@ -172,7 +196,7 @@ mod tests {
 
     #[test]
     fn purging_past_the_end_leaves_an_empty_log_that_goes_on_after_it() {
-        let mut tail = Tail::default();
+        let mut tail = empty();
         tail.append(&[entry(0, 1), entry(1, 1)]);
         tail.purge(log_id(2, 9));
         assert_eq!((tail.last, tail.purged), (Some(log_id(2, 9)), Some(log_id(2, 9))));
@@ -182,7 +206,7 @@ mod tests {
 
     #[test]
     fn truncating_forgets_the_end_only() {
-        let mut tail = Tail::default();
+        let mut tail = empty();
         tail.append(&[entry(0, 1), entry(1, 1), entry(2, 1)]);
         tail.written(2);
         tail.truncate_after(Some(log_id(1, 0)));

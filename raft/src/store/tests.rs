@@ -1,1 +1,426 @@
-//! Tests of the store.
+//! Tests of the store: openraft's own suite, what survives a restart, when a callback may come, and what is refused.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt;
+use openraft::{RaftLogReader, StorageError};
+use tempfile::TempDir;
+
+use super::directory::{self, Directory};
+use super::engine::{Batch, Change, Engine, Visit};
+use super::log::{Closer, LogStore};
+use super::sled::Sled;
+use super::tail::Tail;
+use super::*;
+use crate::apply::Machine;
+use crate::error::OpenError;
+use crate::machine::{BoxError, Entry, StateMachine};
+use crate::snapshot::SnapshotStore;
+use crate::types::{LogEntry, LogPayload, Payload, Types, Vote, log_id};
+
+/// A machine that counts.
+#[derive(Default)]
+struct Counter(u64);
+
+impl StateMachine for Counter {
+    type Snapshot = u64;
+
+    fn apply(&mut self, entries: &[Entry]) -> Vec<Bytes> {
+        entries.iter().map(|_| Bytes::new()).inspect(|_| self.0 += 1).collect()
+    }
+
+    fn snapshot(&self) -> u64 {
+        self.0
+    }
+
+    fn encode(snapshot: &u64) -> Result<Vec<u8>, BoxError> {
+        Ok(snapshot.to_le_bytes().to_vec())
+    }
+
+    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+        self.0 = u64::from_le_bytes(bytes.try_into()?);
+        Ok(())
+    }
+}
+
+struct Builder;
+
+impl StoreBuilder<Types, LogStore, Machine, (TempDir, Closer)> for Builder {
+    async fn build(&self) -> Result<((TempDir, Closer), LogStore, Machine), StorageError<Types>> {
+        let root = tempfile::tempdir().unwrap();
+        let (store, closer, snapshots) = open(root.path());
+        let machine = Machine::new(Box::new(Counter::default()), None, Arc::new(snapshots));
+        Ok(((root, closer), store, machine))
+    }
+}
+
+fn open(root: &Path) -> (LogStore, Closer, SnapshotStore) {
+    let Directory { engine, tail, snapshots, lock, .. } = directory::open(root, 1).unwrap();
+    let (snapshots, _) = SnapshotStore::open(&snapshots).unwrap();
+    let (store, closer) = LogStore::start(engine, tail, Box::new(lock)).unwrap();
+    (store, closer, snapshots)
+}
+
+fn refused(root: &Path) -> OpenError {
+    match directory::open(root, 1) {
+        Err(error) => error,
+        Ok(_) => panic!("the directory was opened"),
+    }
+}
+
+fn entry(term: u64, index: u64, payload: impl Into<Bytes>) -> LogEntry {
+    LogEntry { log_id: log_id(term, index), payload: LogPayload::Normal(Payload(payload.into())) }
+}
+
+async fn append(store: &mut LogStore, entries: impl IntoIterator<Item = LogEntry> + Send) {
+    let entries: Vec<_> = entries.into_iter().collect();
+    let (done, flushed) = Types::oneshot();
+    store.append(entries, IOFlushed::signal(done)).await.unwrap();
+    flushed.await.unwrap().unwrap();
+}
+
+async fn read(store: &mut LogStore) -> Vec<LogEntry> {
+    store.get_log_reader().await.try_get_log_entries(..).await.unwrap()
+}
+
+/// A closed store with a vote and entries 0 to 9.
+async fn filled() -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let (mut store, closer, _) = open(root.path());
+    store.save_vote(&Vote::new_committed(2, 1)).await.unwrap();
+    append(&mut store, (0..10).map(|index| entry(2, index, format!("payload {index}")))).await;
+    store.save_committed(Some(log_id(2, 9))).await.unwrap();
+    closer.close().await;
+    root
+}
+
+/// Changes the database of a closed store behind its back.
+fn tamper(root: &Path, change: impl FnOnce(&Sled)) {
+    let database = Sled::open(&root.join("gen-1")).unwrap();
+    change(&database);
+    database.barrier().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_suite_of_openraft_passes() {
+    Suite::test_all(Builder).await.unwrap();
+}
+
+#[tokio::test]
+async fn vote_log_and_commitment_survive_a_restart() {
+    let root = filled().await;
+    let (mut store, closer, _) = open(root.path());
+    let mut reader = store.get_log_reader().await;
+    assert_eq!(reader.read_vote().await.unwrap(), Some(Vote::new_committed(2, 1)));
+    assert_eq!(store.read_committed().await.unwrap(), Some(log_id(2, 9)));
+    let expected: Vec<_> = (0..10).map(|index| entry(2, index, format!("payload {index}"))).collect();
+    assert_eq!(read(&mut store).await, expected);
+    closer.close().await;
+}
+
+#[tokio::test]
+async fn truncating_and_purging_survive_a_restart() {
+    let root = filled().await;
+    let (mut store, closer, _) = open(root.path());
+    store.truncate_after(Some(log_id(2, 6))).await.unwrap();
+    store.purge(log_id(2, 3)).await.unwrap();
+    append(&mut store, [entry(2, 7, "again")]).await;
+    store.save_committed(Some(log_id(2, 7))).await.unwrap();
+    closer.close().await;
+
+    let (mut store, closer, _) = open(root.path());
+    let state = store.get_log_state().await.unwrap();
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(2, 3)), Some(log_id(2, 7))));
+    let entries = read(&mut store).await;
+    assert_eq!(entries.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>(), [4, 5, 6, 7]);
+    assert_eq!(entries[3], entry(2, 7, "again"));
+    store.truncate_after(None).await.unwrap();
+    closer.close().await;
+}
+
+#[tokio::test]
+async fn a_log_purged_beyond_its_end_goes_on_after_that() {
+    let root = filled().await;
+    let (mut store, closer, _) = open(root.path());
+    store.save_vote(&Vote::new_committed(3, 2)).await.unwrap();
+    store.purge(log_id(3, 20)).await.unwrap();
+    append(&mut store, [entry(3, 21, "after")]).await;
+    closer.close().await;
+    let (mut store, closer, _) = open(root.path());
+    assert_eq!(read(&mut store).await, [entry(3, 21, "after")]);
+    closer.close().await;
+}
+
+#[tokio::test]
+async fn an_entry_larger_than_many_values_is_read_back_as_it_was() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut store, closer, _) = open(root.path());
+    store.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
+    let large: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).take(1_000_000).collect();
+    let entries = [entry(1, 0, "small"), entry(1, 1, large), entry(1, 2, "small")];
+    append(&mut store, entries.clone()).await;
+    closer.close().await;
+    let blobs = fs::read_dir(root.path().join("gen-1/blobs")).unwrap().count();
+    assert_eq!(blobs, 0, "no value may leave the one file that the barrier syncs");
+    let (mut store, closer, _) = open(root.path());
+    assert_eq!(read(&mut store).await, entries);
+    closer.close().await;
+}
+
+#[tokio::test]
+async fn entries_that_left_memory_are_read_from_the_disk() {
+    let root = filled().await;
+    let Directory { engine, tail, lock, .. } = directory::open(root.path(), 1).unwrap();
+    let (mut store, closer) = LogStore::start(engine, tail.with_limit(1000), Box::new(lock)).unwrap();
+    append(&mut store, (10..100).map(|index| entry(2, index, vec![7; 100]))).await;
+    let mut reader = store.get_log_reader().await;
+    let indexes = |entries: &[LogEntry]| entries.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>();
+    assert_eq!(indexes(&reader.try_get_log_entries(..).await.unwrap()), (0..100).collect::<Vec<_>>());
+    assert_eq!(indexes(&reader.try_get_log_entries(5..97).await.unwrap()), (5..97).collect::<Vec<_>>());
+    assert_eq!(indexes(&reader.limited_get_log_entries(3, 200).await.unwrap()), (3..100).collect::<Vec<_>>());
+    let streamed: Vec<_> = reader.entries_stream(2..).await.map(Result::unwrap).collect().await;
+    assert_eq!(indexes(&streamed), (2..100).collect::<Vec<_>>());
+    closer.close().await;
+}
+
+/// An engine in memory that keeps a diary, and whose barriers wait to be let through.
+struct Diary {
+    events: Mutex<Vec<String>>,
+    barriers: Mutex<std_mpsc::Receiver<std::io::Result<()>>>,
+}
+
+impl Engine for Diary {
+    fn write(&self, batch: Batch) -> std::io::Result<()> {
+        let puts = batch.changes.iter().filter(|change| matches!(change, Change::Put(..))).count();
+        self.events.lock().unwrap().push(format!("write {puts}"));
+        Ok(())
+    }
+
+    fn barrier(&self) -> std::io::Result<()> {
+        let result = self.barriers.lock().unwrap().recv().unwrap();
+        self.events.lock().unwrap().push("barrier".to_owned());
+        result
+    }
+
+    fn scan(&self, _: &[u8], _: &[u8], _: &mut Visit<'_>) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn diary() -> (Arc<Diary>, std_mpsc::Sender<std::io::Result<()>>, LogStore, Closer) {
+    let (allow, barriers) = std_mpsc::channel();
+    let diary = Arc::new(Diary { events: Mutex::default(), barriers: Mutex::new(barriers) });
+    let engine: Arc<dyn Engine> = Arc::clone(&diary) as _;
+    let (store, closer) = LogStore::start(engine, Tail::new(None, None, None), Box::new(())).unwrap();
+    (diary, allow, store, closer)
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_before_the_barrier_and_many_appends_share_one() {
+    let (diary, allow, mut store, closer) = diary();
+    let mut flushed = Vec::new();
+    for index in 0..50 {
+        let (done, answer) = Types::oneshot();
+        store.append([entry(1, index, "x")], IOFlushed::signal(done)).await.unwrap();
+        flushed.push(answer);
+    }
+    assert_eq!(read(&mut store).await.len(), 50, "entries are readable at once");
+    assert!(
+        flushed.iter_mut().all(|answer| answer.now_or_never().is_none()),
+        "no barrier was passed, so nothing may be told"
+    );
+    // The first batch holds what had queued up when the writer looked; the second one all the rest.
+    allow.send(Ok(())).unwrap();
+    allow.send(Ok(())).unwrap();
+    for answer in flushed {
+        answer.await.unwrap().unwrap();
+    }
+    let events = diary.events.lock().unwrap().clone();
+    assert!(events.iter().filter(|event| *event == "barrier").count() <= 2, "{events:?}");
+    assert_eq!(events.last().unwrap(), "barrier");
+    drop(allow.send(Ok(())));
+    closer.close().await;
+}
+
+#[tokio::test]
+async fn a_vote_is_saved_only_after_the_barrier() {
+    let (diary, allow, mut store, closer) = diary();
+    let mut reader = store.get_log_reader().await;
+    let vote = Vote::new(3, 1);
+    let saving = tokio::spawn(async move {
+        store.save_vote(&vote).await.unwrap();
+        store
+    });
+    while diary.events.lock().unwrap().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!saving.is_finished());
+    assert_eq!(reader.read_vote().await.unwrap(), None);
+    allow.send(Ok(())).unwrap();
+    drop(saving.await.unwrap());
+    assert_eq!(reader.read_vote().await.unwrap(), Some(vote));
+    assert_eq!(*diary.events.lock().unwrap(), ["write 1", "barrier"]);
+    drop(allow.send(Ok(())));
+    closer.close().await;
+}
+
+#[tokio::test]
+async fn after_a_failed_barrier_nothing_is_accepted_any_more() {
+    let (_, allow, mut store, closer) = diary();
+    let (done, answer) = Types::oneshot();
+    store.append([entry(1, 0, "x")], IOFlushed::signal(done)).await.unwrap();
+    allow.send(Err(std::io::Error::other("the disk is gone"))).unwrap();
+    assert_eq!(answer.await.unwrap().unwrap_err().to_string(), "the disk is gone");
+    assert_eq!(store.save_vote(&Vote::new(1, 1)).await.unwrap_err().to_string(), "the disk is gone");
+    let (done, _) = Types::oneshot();
+    assert!(store.append([entry(1, 1, "x")], IOFlushed::signal(done)).await.is_err());
+    closer.close().await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_refused_with_its_file_and_nothing_is_lost() {
+    let root = filled().await;
+    tamper(root.path(), |database| {
+        let mut record = record::encode_entry(&entry(2, 4, "payload 4")).unwrap();
+        *record.last_mut().unwrap() ^= 0x10;
+        let mut batch = Batch::default();
+        batch.put(keys::piece(4, 0), record);
+        database.write(batch).unwrap();
+    });
+    let error = refused(root.path());
+    assert!(matches!(&error, OpenError::Damaged { record, .. } if record == "log entry 4"), "{error}");
+    assert!(error.to_string().contains(&*root.path().join("gen-1/db").to_string_lossy()), "{error}");
+    tamper(root.path(), |database| {
+        let mut batch = Batch::default();
+        batch.put(keys::piece(4, 0), record::encode_entry(&entry(2, 4, "payload 4")).unwrap());
+        database.write(batch).unwrap();
+    });
+    let (mut store, closer, _) = open(root.path());
+    assert_eq!(read(&mut store).await.len(), 10, "the refusal left everything as it was");
+    closer.close().await;
+}
+
+#[tokio::test]
+async fn what_is_missing_is_noticed() {
+    let remove = |key: Vec<u8>| {
+        move |database: &Sled| {
+            let mut batch = Batch::default();
+            batch.remove(key);
+            database.write(batch).unwrap();
+        }
+    };
+    for (key, complaint) in [
+        (keys::piece(4, 0), "log entry 4 is missing before 5"),
+        (keys::VOTE.to_vec(), "the vote is missing, or older than the log"),
+        (keys::IDENTITY.to_vec(), "without the record that is written first of all"),
+    ] {
+        let root = filled().await;
+        tamper(root.path(), remove(key));
+        let error = refused(root.path());
+        assert!(matches!(error, OpenError::Incomplete { .. }), "{error}");
+        assert!(error.to_string().contains(complaint), "{error}");
+    }
+    let root = filled().await;
+    tamper(root.path(), remove(keys::piece(9, 0)));
+    let directory = directory::open(root.path(), 1).unwrap();
+    let error = directory::check_snapshot(&directory, None).unwrap_err();
+    assert!(error.to_string().contains("the log ends at Some(8), although Some(9) was committed"), "{error}");
+}
+
+#[tokio::test]
+async fn a_purged_log_without_its_snapshot_is_refused() {
+    let root = filled().await;
+    let (mut store, closer, _) = open(root.path());
+    store.purge(log_id(2, 5)).await.unwrap();
+    closer.close().await;
+    let directory = directory::open(root.path(), 1).unwrap();
+    assert!(directory::check_snapshot(&directory, Some(log_id(2, 5))).is_ok());
+    let error = directory::check_snapshot(&directory, Some(log_id(2, 4))).unwrap_err();
+    assert!(error.to_string().contains("snapshots"), "{error}");
+}
+
+#[tokio::test]
+async fn an_emptied_database_file_is_refused_and_not_taken_for_a_new_one() {
+    let root = filled().await;
+    fs::write(root.path().join("gen-1/db"), b"").unwrap();
+    let error = refused(root.path());
+    assert!(matches!(error, OpenError::Incomplete { .. }), "{error}");
+    fs::remove_file(root.path().join("gen-1/db")).unwrap();
+    let error = refused(root.path());
+    assert!(error.to_string().contains("gen-1/db is incomplete: it is missing"), "{error}");
+}
+
+#[tokio::test]
+async fn a_missing_or_damaged_current_is_refused() {
+    let root = filled().await;
+    let current = root.path().join("CURRENT");
+    let good = fs::read(&current).unwrap();
+    let mut bad = good.clone();
+    *bad.last_mut().unwrap() ^= 1;
+    fs::write(&current, &bad).unwrap();
+    let error = refused(root.path());
+    assert!(matches!(&error, OpenError::Damaged { file, .. } if *file == current), "{error}");
+    fs::remove_file(&current).unwrap();
+    let error = refused(root.path());
+    assert!(matches!(&error, OpenError::Incomplete { file, .. } if *file == current), "{error}");
+    fs::write(&current, &good).unwrap();
+    drop(directory::open(root.path(), 1).unwrap());
+}
+
+#[tokio::test]
+async fn a_crash_during_the_first_opening_is_made_good() {
+    let root = tempfile::tempdir().unwrap();
+    drop(directory::open(root.path(), 1).unwrap());
+    fs::remove_file(root.path().join("CURRENT")).unwrap();
+    drop(directory::open(root.path(), 1).unwrap());
+    fs::remove_file(root.path().join("CURRENT")).unwrap();
+    fs::rename(root.path().join("gen-1"), root.path().join("new-gen-1")).unwrap();
+    assert!(directory::open(root.path(), 1).unwrap().is_pristine);
+}
+
+#[tokio::test]
+async fn the_directory_of_another_program_or_member_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("postgresql.conf"), b"port = 5432").unwrap();
+    let error = refused(root.path());
+    assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
+    assert!(error.to_string().contains("postgresql.conf"), "{error}");
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "nothing was added");
+
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("CURRENT"), b"MANIFEST-000001\n").unwrap();
+    assert!(matches!(refused(root.path()), OpenError::Foreign { .. }));
+
+    let root = tempfile::tempdir().unwrap();
+    drop(directory::open(root.path(), 2).unwrap());
+    let error = refused(root.path());
+    assert!(matches!(error, OpenError::OtherMember { found: 2, expected: 1, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_in_use_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let opened = directory::open(root.path(), 1).unwrap();
+    assert!(matches!(refused(root.path()), OpenError::InUse { .. }));
+    drop(opened);
+    drop(directory::open(root.path(), 1).unwrap());
+}
+
+#[test]
+fn keys_of_the_log_sort_by_index_and_piece_and_are_told_from_others() {
+    let places: BTreeSet<(u64, u32)> = [(0, 0), (0, 1), (1, 0), (255, 3), (256, 0), (u64::MAX, u32::MAX)].into();
+    let sorted: BTreeSet<Vec<u8>> = places.iter().map(|&(index, piece)| keys::piece(index, piece)).collect();
+    assert!(sorted.iter().map(|key| keys::parse(key).unwrap()).eq(places));
+    assert!(sorted.iter().all(|key| key.as_slice() < keys::LOG_END));
+    for other in [keys::IDENTITY, keys::VOTE, keys::COMMITTED, keys::PURGED] {
+        assert_eq!(keys::parse(other), None);
+    }
+}

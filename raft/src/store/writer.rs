@@ -97,7 +97,7 @@ pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
             shared.fail(error);
         }
         for waits in waiting {
-            waits.complete(result.as_ref().map(|()| ()).map_err(log::repeat));
+            waits.complete(result.as_ref().copied().map_err(log::repeat));
         }
     }
     // Whoever comes later gets an error, not silence.

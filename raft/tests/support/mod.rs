@@ -2,7 +2,7 @@
 //! them joined by a switchboard of in-memory streams, which can be cut.
 
 #![allow(dead_code, reason = "each test binary uses the part it needs")]
-#![expect(unreachable_pub, reason = "shared by test binaries only")]
+#![expect(unreachable_pub, clippy::unwrap_used, reason = "shared by test binaries only")]
 
 use std::collections::{HashMap, HashSet};
 use std::io;
