@@ -8,8 +8,10 @@
 )]
 
 mod checkout;
+mod demo;
 mod fix;
 mod image;
+mod lab;
 mod portability;
 mod steps;
 mod test;
@@ -43,6 +45,11 @@ enum Command {
     Tidy,
     /// Builds a guest image from Debian packages, or finds the one built before
     Image(image::Args),
+    /// Boots a real VM on a real cluster on this machine, shows the proof, and kills things to show what holds
+    Demo,
+    /// A cluster on this machine that stays until it is taken down
+    #[command(subcommand)]
+    Lab(lab::Args),
     /// Installs, builds and links in a plain Debian chroot without backports
     Portability(portability::Args),
 }
@@ -56,6 +63,8 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Tidy => tidy::run(),
         Command::Image(args) => image::run(&args),
+        Command::Demo => demo::run(),
+        Command::Lab(args) => lab::run(&args),
         Command::Portability(args) => portability::run(&args),
     };
     match outcome {
