@@ -46,9 +46,44 @@ pub fn audit(cluster: &Cluster) -> Vec<String> {
     if cluster.vm_names.len() != cluster.vms.len() {
         broken.push(format!("{} names for {} VMs", cluster.vm_names.len(), cluster.vms.len()));
     }
+    if let Some(uid) = cluster.waiting.keys().find(|uid| !cluster.vms.contains_key(*uid)) {
+        broken.push(format!("VM {uid} waits and is not there"));
+    }
+    hosts(cluster, &mut broken);
+    requests(cluster, &mut broken);
     let recomputed: imbl::OrdMap<_, _> = bookings.into_iter().map(|(host, held)| (host, Arc::new(held))).collect();
     if recomputed != cluster.bookings {
         broken.push("the ledger is not what the assignments add up to".into());
     }
     broken
+}
+
+fn hosts(cluster: &Cluster, broken: &mut Vec<String>) {
+    for (uid, host) in &cluster.hosts {
+        if host.uid() != *uid {
+            broken.push(format!("host {uid} is filed under another uid than its own, {}", host.uid()));
+        }
+        if host.meta.revision > cluster.revision {
+            broken.push(format!("host {uid} is at revision {}, the state at {}", host.meta.revision, cluster.revision));
+        }
+        if cluster.host_by_name(&host.meta.name).map(|held| held.uid()) != Some(*uid) {
+            broken.push(format!("host {uid} is not found by its name {}", host.meta.name));
+        }
+    }
+    if cluster.host_names.len() != cluster.hosts.len() {
+        broken.push(format!("{} names for {} hosts", cluster.host_names.len(), cluster.hosts.len()));
+    }
+    if let Some(host) = cluster.bookings.keys().find(|host| !cluster.hosts.contains_key(*host)) {
+        broken.push(format!("host {host} has bookings and is not there"));
+    }
+}
+
+fn requests(cluster: &Cluster, broken: &mut Vec<String>) {
+    let requests = &cluster.requests;
+    if requests.by_id.len() != requests.order.len() || requests.iter().count() != requests.by_id.len() {
+        broken.push("the remembered requests and their order do not match".into());
+    }
+    if requests.order.get_max().is_some_and(|(last, _)| *last >= requests.next_sequence) {
+        broken.push("a remembered request has a number that is still to be given".into());
+    }
 }

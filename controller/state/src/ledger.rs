@@ -3,7 +3,7 @@
 //! A thread belongs to one VM, a hugepage to one VM; sums are conserved at every revision (law 9). The ledger is an
 //! index over assignments, rebuilt from them by [`crate::audit`], and never a second source of truth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use berth_model::host::{Inventory, NodeId, ThreadId};
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// A resource of which a host has too little.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Shortage {
-    /// The host has no such thread, or keeps it for itself.
+    /// The host has no such thread, keeps it for itself, or it is asked for twice.
     NoSuchThread(ThreadId),
     /// The thread belongs to a VM.
     ThreadTaken {
@@ -62,13 +62,13 @@ pub struct HostBookings {
     threads: BTreeMap<ThreadId, VmUid>,
     pages: BTreeMap<(NodeId, PageSize), u64>,
     ordinary: Bytes,
-    vms: BTreeMap<VmUid, ()>,
+    vms: BTreeSet<VmUid>,
 }
 
 impl HostBookings {
     /// The VMs that have something booked, in ascending order.
     pub fn vms(&self) -> impl Iterator<Item = VmUid> + '_ {
-        self.vms.keys().copied()
+        self.vms.iter().copied()
     }
 
     /// How many VMs have something booked.
@@ -103,10 +103,11 @@ impl HostBookings {
 
     /// Books for a VM. Whether it fits is asked before, by [`HostBookings::shortage`].
     pub fn book(&mut self, vm: VmUid, resources: &Resources) {
-        self.vms.insert(vm, ());
+        self.vms.insert(vm);
         self.threads.extend(resources.vcpus.iter().map(|thread| (*thread, vm)));
         for part in &resources.memory {
-            *self.pages.entry((part.node, part.page)).or_default() += part.count;
+            let sum = self.pages.entry((part.node, part.page)).or_default();
+            *sum = sum.saturating_add(part.count);
         }
         self.ordinary = self.ordinary.saturating_add(resources.overhead);
     }
@@ -132,7 +133,7 @@ impl HostBookings {
 
     /// The first reason why `wanted` does not fit on the host beside what is booked; none if it fits.
     pub fn shortage(&self, inventory: &Inventory, wanted: &Resources) -> Option<Shortage> {
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         for thread in &wanted.vcpus {
             let usable = inventory.topology.thread(*thread).is_some() && !inventory.reserve.contains(*thread);
             if !usable || !seen.insert(*thread) {
@@ -191,7 +192,11 @@ impl HostBookings {
 }
 
 fn total_pages(inventory: &Inventory, node: NodeId, page: PageSize) -> u64 {
-    inventory.hugepages.iter().filter(|pool| pool.node == node && pool.page == page).map(|pool| pool.total).sum()
+    inventory
+        .hugepages
+        .iter()
+        .filter(|pool| pool.node == node && pool.page == page)
+        .fold(0, |sum, pool| sum.saturating_add(pool.total))
 }
 
 fn total_ordinary(inventory: &Inventory) -> Bytes {

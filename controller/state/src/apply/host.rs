@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::host::{Host, HostSpec, Liveness};
+use berth_model::host::{Host, HostSpec, Inventory, Liveness};
 use berth_model::session::{Report, VmReport};
 use berth_model::vm::{Observed, Vm};
 use berth_model::{Generation, HostUid, Meta, Name, Revision, Stamp, Timestamp, VmUid};
@@ -75,9 +75,17 @@ pub(super) fn report(
     Ok(Outcome::Host(facts.uid))
 }
 
+/// Threads are looked up by their number, so they are kept in its order, each once, whatever a host sends.
+fn in_order(inventory: &mut Inventory) {
+    let threads = &mut inventory.topology.threads;
+    threads.sort_by_key(|thread| thread.id);
+    threads.dedup_by_key(|thread| thread.id);
+}
+
 fn fold(host: &mut Host, report: &Report) {
     if let Some(inventory) = &report.inventory {
         host.inventory = inventory.clone();
+        in_order(&mut host.inventory);
     }
     if let Some(conditions) = &report.conditions {
         let mut next = Vec::new();

@@ -31,6 +31,11 @@ fn one(cluster: &mut Cluster, command: &Command, changes: &mut Vec<Change>) -> A
         Verdict::New => {
             let result = carry_out(cluster, command, at, changes);
             let answer = Applied { revision: cluster.revision, result };
+            // A refusal that is about the cluster and not about the request ends by itself: the same request may then
+            // be carried out.
+            if let Err(Rejection::NotBootstrapped | Rejection::NeedsClusterVersion { .. }) = &answer.result {
+                return answer;
+            }
             cluster.requests.remember(id, command.actor.clone(), body, answer.clone(), at);
             answer
         }
@@ -66,7 +71,7 @@ fn carry_out(
             Ok(Outcome::Done)
         }
         Body::CreateVm { uid, project, name, labels, annotations, spec } => {
-            vm::create(cluster, changes, at, vm::NewVm { uid: *uid, project, name, labels, annotations, spec })
+            vm::create(cluster, changes, at, &vm::NewVm { uid: *uid, project, name, labels, annotations, spec })
         }
         Body::SetRun { vm, run, expect } => vm::set_run(cluster, changes, *vm, *run, *expect),
         Body::RestartVm { vm, expect } => vm::restart(cluster, changes, *vm, *expect),

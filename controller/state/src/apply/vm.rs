@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_model::host::Liveness;
+use berth_model::host::{Liveness, ThreadSet};
 use berth_model::vm::{Assignment, Resources, RunStrategy, Unplaced, Vm, VmSpec};
 use berth_model::{Epoch, Generation, HostUid, Meta, Name, Revision, Timestamp, VmUid};
 
@@ -27,7 +27,7 @@ pub(super) fn create(
     cluster: &mut Cluster,
     changes: &mut Vec<Change>,
     at: Timestamp,
-    new: NewVm<'_>,
+    new: &NewVm<'_>,
 ) -> Result<Outcome, Rejection> {
     if cluster.vm_by_name(new.project, new.name).is_some() {
         return Err(Rejection::NameTaken { kind: "VM".into(), name: new.name.to_string() });
@@ -135,9 +135,9 @@ pub(super) fn assign(
     if vm.assignment.is_some() || vm.meta.generation != generation {
         return Err(Rejection::PlanOutdated);
     }
-    check_demand(&vm.spec, resources)?;
     let target =
         cluster.hosts.get(&host).ok_or_else(|| Rejection::NotFound { kind: "host".into(), name: host.to_string() })?;
+    check_demand(&vm.spec, &target.inventory.housekeeping(), resources)?;
     let empty = Arc::new(HostBookings::default());
     let held = cluster.bookings.get(&host).unwrap_or(&empty);
     let not_taking = |why: &str| Rejection::HostNotTaking { name: target.meta.name.to_string(), why: why.into() };
@@ -164,17 +164,19 @@ pub(super) fn assign(
     Ok(Outcome::Vm(uid))
 }
 
-/// An assignment gives exactly what was asked: a thread for each vCPU, pages for all memory, and the overhead.
-fn check_demand(spec: &VmSpec, resources: &Resources) -> Result<(), Rejection> {
+/// An assignment gives exactly what was asked: a thread for each vCPU, pages for all memory, and the overhead; and
+/// QEMU's own threads stay where the host keeps room for them, away from what belongs to other VMs.
+fn check_demand(spec: &VmSpec, housekeeping: &ThreadSet, resources: &Resources) -> Result<(), Rejection> {
     let page = spec.page_size();
-    let pages: u64 = resources.memory.iter().filter(|part| part.page == page).map(|part| part.count).sum();
+    let pages = resources.memory.iter().fold(0_u64, |sum, part| sum.saturating_add(part.count));
+    let at_home = |threads: &ThreadSet| !threads.is_empty() && threads.iter().all(|id| housekeeping.contains(id));
     let all_of_one_size = resources.memory.iter().all(|part| part.page == page);
     let fits = resources.vcpus.len() == spec.cpus as usize
         && all_of_one_size
         && pages == page.pages_for(spec.memory)
         && resources.overhead >= spec.overhead()
-        && !resources.emulator.is_empty()
-        && !resources.iothread.is_empty();
+        && at_home(&resources.emulator)
+        && at_home(&resources.iothread);
     if fits { Ok(()) } else { Err(Rejection::PlanOutdated) }
 }
 
