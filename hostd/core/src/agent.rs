@@ -10,179 +10,54 @@
 //! It reads no clock and draws no number: [`Now`] and entropy come in with every input. The daemon and the simulation
 //! drive exactly this value.
 
+mod words;
+
 use std::collections::BTreeMap;
 
 use berth_model::condition::{self, Condition, ConditionStatus};
 use berth_model::host::{Inventory, Orphan};
 use berth_model::image::{ImageOnHost, Sha256Digest};
-use berth_model::session::{DesiredEntry, Hello, PROTOCOL, ToController, ToHost, UserData, VmReport};
-use berth_model::{BootId, Millis, Name, Stamp, Timestamp, VmUid};
+use berth_model::session::{DesiredEntry, Hello, PROTOCOL, UserData, VmReport};
+use berth_model::{Millis, Stamp, Timestamp, VmUid};
 
 use crate::backend::{BackendError, DomainSeen};
 use crate::clock::{BootTime, Now};
 use crate::history::{Asked, History, Progress, UnderWay};
-use crate::ledger::{Accepted, Entry, EntryRefusal, Ledger, Record};
+use crate::ledger::{Accepted, Entry, Ledger};
 use crate::plan::{self, HostDesired, HostObserved, HostPlan, Note, Scan};
 use crate::report::{self, Evidence, Picture};
-use crate::session::{ConnectionId, Effect, Heard, Options, Session};
+use crate::session::{Effect, Heard, Options, Session};
 use crate::step::Step;
+
+pub use words::{Event, Identity, Input, Outcome, Output};
 
 /// How often everything is looked at even if nothing happens: events may be lost, a scan is not.
 const SCAN_EVERY: Millis = Millis::seconds(10);
 /// How soon a failed scan is repeated.
 const SCAN_AGAIN: Millis = Millis::seconds(2);
-/// The longest pause after steps that failed in a row.
-const LONGEST_STEP_PAUSE: Millis = Millis::seconds(30);
-
-/// Who speaks.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Identity {
-    /// The host's name, as in its certificate.
-    pub name: Name,
-    /// Where its daemon answers controllers.
-    pub address: String,
-    /// This boot of the machine.
-    pub boot: BootId,
-    /// This start of the daemon: a number drawn at start.
-    pub start: u64,
-    /// The version of the program.
-    pub version: String,
-}
-
-/// How a step ended.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// As wanted.
-    Done,
-    /// It was not begun: the permission ran out while it waited its turn.
-    Lapsed,
-    /// Not as wanted.
-    Failed(BackendError),
-}
-
-/// What happens.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// The time that [`Output::WakeAt`] named has come. Harmless at any other time.
-    Tick,
-    /// A connection stands.
-    Dialed(ConnectionId),
-    /// A connection could not be had, or ended, and why.
-    Ended(ConnectionId, String),
-    /// A word from a controller.
-    Received(ConnectionId, ToHost),
-    /// The write of this number is on disk.
-    Persisted(u64),
-    /// The step of this VM ended.
-    Executed(VmUid, Outcome),
-    /// The scan of this number ended.
-    Scanned(u64, Result<Vec<DomainSeen>, BackendError>),
-    /// Whether anything is left of a VM.
-    Looked(VmUid, Result<bool, BackendError>),
-    /// Something happened to a domain; what, a scan will tell.
-    DomainEvent,
-    /// What the host is.
-    Inventory(Box<Inventory>),
-    /// Facts about the host; those of other kinds stay.
-    Conditions(Vec<Condition>),
-    /// All image files that were looked at so far.
-    Images(BTreeMap<Sha256Digest, ImageOnHost>),
-    /// The daemon goes down: no more steps, and no session. VMs run on.
-    Drain,
-}
-
-/// What must be done.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output {
-    /// Open a connection; answered by [`Input::Dialed`] or [`Input::Ended`].
-    Connect {
-        /// It is named so.
-        connection: ConnectionId,
-        /// `address:port`.
-        address: String,
-    },
-    /// Send a word.
-    Send {
-        /// On this connection.
-        connection: ConnectionId,
-        /// It.
-        message: ToController,
-    },
-    /// Close a connection or give up opening it.
-    Close {
-        /// Which.
-        connection: ConnectionId,
-    },
-    /// Write these records so that they outlive a power cut; answered by [`Input::Persisted`]. Never two at once.
-    Persist {
-        /// Named so.
-        number: u64,
-        /// In this order.
-        records: Vec<Record>,
-    },
-    /// Carry out a step; answered by [`Input::Executed`]. Never two for one VM at once.
-    Execute {
-        /// Which.
-        step: Step,
-        /// It must not be begun at or after this moment.
-        before: Option<BootTime>,
-    },
-    /// Look at all domains; answered by [`Input::Scanned`]. Never two at once.
-    Scan {
-        /// Named so.
-        number: u64,
-    },
-    /// See whether anything of this VM is left; answered by [`Input::Looked`].
-    Look {
-        /// Which.
-        vm: VmUid,
-    },
-    /// Send [`Input::Tick`] then; replaces the moment named before.
-    WakeAt(BootTime),
-    /// For the log.
-    Tell(Event),
-}
-
-/// What an operator who reads the log should know.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// A leader holds the session.
-    SessionOpened {
-        /// A sentence on whose word it is.
-        leader: String,
-    },
-    /// A session was lost, refused, or could not be had.
-    SessionLost {
-        /// Why.
-        why: String,
-    },
-    /// Entries were taken.
-    Accepted {
-        /// How many are new or different.
-        changed: usize,
-        /// VMs that are spoken of no more; what runs of them is an orphan.
-        left: Vec<VmUid>,
-    },
-    /// An entry was not taken.
-    EntryRefused(EntryRefusal),
-    /// A step failed.
-    StepFailed {
-        /// Of which VM.
-        vm: VmUid,
-        /// Its name.
-        step: &'static str,
-        /// Why.
-        error: String,
-    },
-    /// A VM is gone as asked.
-    Gone(VmUid),
-}
 
 /// A step under way, and the word it is based on.
 #[derive(Clone, Debug)]
 struct InFlight {
     step: Step,
     stamp: Stamp,
+}
+
+/// The scans of this run of the daemon.
+#[derive(Clone, Debug)]
+struct Scans {
+    /// The last one, unless it failed.
+    latest: Option<Scan>,
+    /// The number of the last one that began.
+    number: u64,
+    /// Whether it has not ended yet.
+    under_way: bool,
+    /// Whether another shall begin as soon as may be.
+    wanted: bool,
+    /// When another shall begin in any case.
+    next: BootTime,
+    /// Whether one ever ended, well or not, so that a host without libvirt speaks too.
+    tried: bool,
 }
 
 /// The host's brain.
@@ -198,13 +73,7 @@ pub struct Agent {
     persisting: Option<u64>,
     last_persist: u64,
 
-    scan: Option<Scan>,
-    last_scan: u64,
-    scanning: bool,
-    scan_wanted: bool,
-    next_scan: BootTime,
-    /// Whether a scan ever failed or succeeded, so that a host without libvirt speaks too.
-    scanned_once: bool,
+    scans: Scans,
 
     inventory: Option<Inventory>,
     images: Option<BTreeMap<Sha256Digest, ImageOnHost>>,
@@ -233,12 +102,7 @@ impl Agent {
             in_flight: BTreeMap::new(),
             persisting: None,
             last_persist: 0,
-            scan: None,
-            last_scan: 0,
-            scanning: false,
-            scan_wanted: true,
-            next_scan: now.boot,
-            scanned_once: false,
+            scans: Scans { latest: None, number: 0, under_way: false, wanted: true, next: now.boot, tried: false },
             inventory: None,
             images: None,
             conditions: Vec::new(),
@@ -297,7 +161,7 @@ impl Agent {
             Input::Executed(vm, outcome) => self.executed(vm, &outcome, now, outputs),
             Input::Scanned(number, result) => self.scanned(number, result, now),
             Input::Looked(vm, result) => self.looked(vm, result, now),
-            Input::DomainEvent => self.scan_wanted = true,
+            Input::DomainEvent => self.scans.wanted = true,
             Input::Inventory(inventory) => self.inventory = Some(*inventory),
             Input::Conditions(conditions) => {
                 for found in conditions {
@@ -358,10 +222,10 @@ impl Agent {
             }
             Heard::Opened(welcome) => match self.ledger.greet(&welcome) {
                 Ok(()) => {
-                    if self.scan.as_ref().is_some_and(|scan| scan.cluster != Some(welcome.cluster)) {
+                    if self.scans.latest.as_ref().is_some_and(|scan| scan.cluster != Some(welcome.cluster)) {
                         // That scan did not know whose domains are ours.
-                        self.scan = None;
-                        self.scan_wanted = true;
+                        self.scans.latest = None;
+                        self.scans.wanted = true;
                     }
                     let leader = format!(
                         "cluster {}, incarnation {}, term {}",
@@ -377,12 +241,12 @@ impl Agent {
                 self.keep_user_data(entries);
                 self.session.confirm();
                 self.instructed = true;
-                tell_accepted(accepted, outputs);
+                self.accepted(accepted, outputs);
             }
             Heard::Delta { entries, forgotten } => {
                 let accepted = self.ledger.accept_delta(&entries, &forgotten);
                 self.keep_user_data(entries);
-                tell_accepted(accepted, outputs);
+                self.accepted(accepted, outputs);
             }
             Heard::ReportAck(number) => {
                 if let Some((telling, picture)) = self.telling.take() {
@@ -395,6 +259,19 @@ impl Agent {
             }
             Heard::Alive => {}
         }
+    }
+
+    fn accepted(&mut self, accepted: Accepted, outputs: &mut Vec<Output>) {
+        let Accepted { changed, left, refused } = accepted;
+        for vm in &changed {
+            if let Some(progress) = self.progress.get_mut(vm) {
+                progress.asked_anew();
+            }
+        }
+        if !changed.is_empty() || !left.is_empty() {
+            outputs.push(Output::Tell(Event::Accepted { changed: changed.len(), left }));
+        }
+        outputs.extend(refused.into_iter().map(|refusal| Output::Tell(Event::EntryRefused(refusal))));
     }
 
     /// Keeps user data of the entries that were taken, in memory only.
@@ -418,10 +295,15 @@ impl Agent {
     fn executed(&mut self, vm: VmUid, outcome: &Outcome, now: Now, outputs: &mut Vec<Output>) {
         let Some(InFlight { step, stamp }) = self.in_flight.remove(&vm) else { return };
         let progress = self.progress.entry(vm).or_default();
+        if let (Step::Shutdown(_), Some(asked)) = (&step, &mut progress.asked) {
+            // The grace counts from when the guest could first have heard, not from when the step was put in line.
+            let first = if asked.first == asked.last { now.boot } else { asked.first };
+            *asked = Asked { first, last: now.boot };
+        }
         progress.under_way = None;
-        progress.stale_scans = self.last_scan;
+        progress.stale_scans = self.scans.number;
         progress.left = None;
-        self.scan_wanted = true;
+        self.scans.wanted = true;
         match outcome {
             Outcome::Lapsed => {}
             Outcome::Done => {
@@ -434,8 +316,12 @@ impl Agent {
                         let journal = self.ledger.journal(vm).started(domain.mark.restart_count, now);
                         self.ledger.set_journal(vm, journal);
                     }
-                    Step::Remove { .. } => progress.removed = Some(stamp),
-                    Step::Shutdown(_) | Step::ForceOff(_) => {}
+                    Step::Remove { .. } => {
+                        progress.removed = Some(stamp);
+                        progress.trouble = None;
+                    }
+                    Step::ForceOff(_) => progress.trouble = None,
+                    Step::Shutdown(_) => {}
                 }
             }
             Outcome::Failed(error) => {
@@ -463,22 +349,22 @@ impl Agent {
     }
 
     fn scanned(&mut self, number: u64, result: Result<Vec<DomainSeen>, BackendError>, now: Now) {
-        if !self.scanning || number != self.last_scan {
+        if !self.scans.under_way || number != self.scans.number {
             return;
         }
-        self.scanning = false;
-        self.scanned_once = true;
+        self.scans.under_way = false;
+        self.scans.tried = true;
         let seen = match result {
             Ok(seen) => seen,
             Err(error) => {
-                self.scan = None;
-                self.next_scan = now.boot.plus(SCAN_AGAIN);
+                self.scans.latest = None;
+                self.scans.next = now.boot.plus(SCAN_AGAIN);
                 let (_, message) = trouble(&error);
                 self.set_condition(ConditionStatus::False, "ScanFailed", message, now.wall);
                 return;
             }
         };
-        self.next_scan = now.boot.plus(SCAN_EVERY);
+        self.scans.next = now.boot.plus(SCAN_EVERY);
         self.set_condition(ConditionStatus::True, "Scanned", "all domains of this host are seen".into(), now.wall);
         let scan = Scan::new(number, self.ledger.cluster().map(|(cluster, ..)| cluster), seen);
         for (vm, entry) in self.ledger.entries().clone() {
@@ -489,25 +375,13 @@ impl Agent {
             let domain = scan.domains.get(&vm);
             let journal = self.ledger.journal(vm).observed(domain, progress.taken_down, now);
             self.ledger.set_journal(vm, journal);
-            match domain {
-                Some(domain) if plan::is_active(domain.state) => {
-                    progress.removed = None;
-                    if !plan::wants_shutdown(&entry, domain) && matches!(entry, Entry::Present(_)) {
-                        progress.asked = None;
-                        progress.taken_down = false;
-                    }
-                    if matches!(entry, Entry::Present(_)) {
-                        progress.prepared = None;
-                    }
-                }
-                Some(_) | None => progress.asked = None,
-            }
+            progress.seen(&entry, domain);
         }
         let (entries, in_flight) = (self.ledger.entries(), &self.in_flight);
         self.progress.retain(|vm, progress| {
             entries.contains_key(vm) || in_flight.contains_key(vm) || number <= progress.stale_scans
         });
-        self.scan = Some(scan);
+        self.scans.latest = Some(scan);
     }
 
     fn looked(&mut self, vm: VmUid, result: Result<bool, BackendError>, now: Now) {
@@ -540,43 +414,45 @@ impl Agent {
 
     /// Brings everything in line with what is known now, in the order that the laws want.
     fn settle(&mut self, now: Now, outputs: &mut Vec<Output>) {
-        if self.persisting.is_none() && self.ledger.has_unsaved() {
-            self.last_persist += 1;
-            self.persisting = Some(self.last_persist);
-            outputs.push(Output::Persist { number: self.last_persist, records: self.ledger.take_unsaved() });
-        }
+        self.persist(outputs);
         let mut wake_at = self.session.deadline();
         if self.persisting.is_none() {
-            let mut plan = self.plan(now);
-            if !plan.gone.is_empty() {
-                // Told only once it is on disk, like everything else.
-                for vm in std::mem::take(&mut plan.gone) {
-                    let mut journal = self.ledger.journal(vm);
-                    journal.gone = self.ledger.entries().get(&vm).map(Entry::stamp);
-                    self.ledger.set_journal(vm, journal);
-                    outputs.push(Output::Tell(Event::Gone(vm)));
-                }
-                self.last_persist += 1;
-                self.persisting = Some(self.last_persist);
-                outputs.push(Output::Persist { number: self.last_persist, records: self.ledger.take_unsaved() });
-            } else {
+            let plan = self.plan(now);
+            if plan.gone.is_empty() {
                 wake_at = earliest(wake_at, plan.wake_at);
                 if !self.draining {
                     self.begin(plan.steps, plan.looks, now, outputs);
                 }
                 self.tell(&plan.notes, now, outputs);
+            } else {
+                // On disk before it is told, like everything else; the rest of the plan is made again after that.
+                for vm in plan.gone {
+                    let mut journal = self.ledger.journal(vm);
+                    journal.gone = self.ledger.entries().get(&vm).map(Entry::stamp);
+                    self.ledger.set_journal(vm, journal);
+                    outputs.push(Output::Tell(Event::Gone(vm)));
+                }
+                self.persist(outputs);
             }
         }
-        if !self.draining && !self.scanning {
-            if self.scan_wanted || now.boot >= self.next_scan {
-                (self.scanning, self.scan_wanted) = (true, false);
-                self.last_scan += 1;
-                outputs.push(Output::Scan { number: self.last_scan });
+        if !self.draining && !self.scans.under_way {
+            if self.scans.wanted || now.boot >= self.scans.next {
+                (self.scans.under_way, self.scans.wanted) = (true, false);
+                self.scans.number += 1;
+                outputs.push(Output::Scan { number: self.scans.number });
             } else {
-                wake_at = earliest(wake_at, Some(self.next_scan));
+                wake_at = earliest(wake_at, Some(self.scans.next));
             }
         }
         outputs.extend(wake_at.map(Output::WakeAt));
+    }
+
+    fn persist(&mut self, outputs: &mut Vec<Output>) {
+        if self.persisting.is_none() && self.ledger.has_unsaved() {
+            self.last_persist += 1;
+            self.persisting = Some(self.last_persist);
+            outputs.push(Output::Persist { number: self.last_persist, records: self.ledger.take_unsaved() });
+        }
     }
 
     fn desired(&self) -> HostDesired<'_> {
@@ -590,7 +466,7 @@ impl Agent {
 
     fn plan(&self, now: Now) -> HostPlan {
         let observed = HostObserved {
-            scan: self.scan.as_ref(),
+            scan: self.scans.latest.as_ref(),
             images: self.images.as_ref(),
             accelerator: self.inventory.as_ref().map(|inventory| inventory.accelerator.accelerator),
         };
@@ -640,7 +516,7 @@ impl Agent {
             vms: self.vms.clone(),
             orphans: self.orphans.clone(),
         };
-        let blind = self.scanned_once && self.vms.is_none();
+        let blind = self.scans.tried && self.vms.is_none();
         if let Some(report) = picture.report(self.last_report + 1, self.told.as_ref(), blind) {
             self.last_report += 1;
             self.telling = Some((self.last_report, picture));
@@ -650,18 +526,21 @@ impl Agent {
         }
     }
 
-    /// Derives anew what is told of VMs and orphans, unless the domains cannot be seen: then what was seen stands.
+    /// Derives anew what is told of VMs and orphans. Where the domains cannot be seen, what was seen stands.
     fn look_at_vms(&mut self, notes: &[Note], now: Now) {
-        let Some(scan) = &self.scan else { return };
+        let scan = self.scans.latest.as_ref();
+        if scan.is_none() && self.vms.is_none() {
+            return;
+        }
         let nothing = Progress::default();
         let mut vms = BTreeMap::new();
         for (vm, entry) in self.ledger.entries() {
             let progress = self.progress.get(vm).unwrap_or(&nothing);
-            let fresh = scan.number > progress.stale_scans;
+            let fresh = scan.is_some_and(|scan| scan.number > progress.stale_scans);
             let hindrance = notes.iter().find(|note| note.vm == *vm);
             let evidence = Evidence {
                 entry,
-                seen: scan.domains.get(vm).filter(|_| fresh),
+                seen: scan.and_then(|scan| scan.domains.get(vm)).filter(|_| fresh),
                 fresh,
                 journal: &self.ledger.journal(*vm),
                 progress,
@@ -671,7 +550,7 @@ impl Agent {
             };
             vms.insert(*vm, report::derive(evidence));
         }
-        if self.instructed {
+        if let Some(scan) = scan.filter(|_| self.instructed) {
             let orphans = plan::orphans(&self.desired(), scan);
             let orphans = orphans.into_iter().filter_map(|vm| scan.domains.get(&vm)).map(|seen| Orphan {
                 vm: seen.mark.vm,
@@ -682,22 +561,6 @@ impl Agent {
         }
         self.vms = Some(vms);
     }
-}
-
-impl Progress {
-    fn stumble(&mut self, now: BootTime) {
-        self.errors = self.errors.saturating_add(1);
-        let pause = crate::journal::pause(self.errors).min(LONGEST_STEP_PAUSE);
-        self.next_try = Some(now.plus(pause));
-    }
-}
-
-fn tell_accepted(accepted: Accepted, outputs: &mut Vec<Output>) {
-    let Accepted { changed, left, refused } = accepted;
-    if !changed.is_empty() || !left.is_empty() {
-        outputs.push(Output::Tell(Event::Accepted { changed: changed.len(), left }));
-    }
-    outputs.extend(refused.into_iter().map(|refusal| Output::Tell(Event::EntryRefused(refusal))));
 }
 
 fn trouble(error: &BackendError) -> (String, String) {

@@ -4,10 +4,14 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::{Stamp, VmUid};
+use berth_model::vm::RunStrategy;
+use berth_model::{Millis, Stamp, VmUid};
 
+use crate::backend::DomainSeen;
 use crate::clock::BootTime;
-use crate::journal::Journal;
+use crate::journal::{Journal, pause};
+use crate::ledger::Entry;
+use crate::plan::{is_active, wants_shutdown};
 use crate::step::{DomainSpec, Step};
 
 /// The kind of a step that is under way.
@@ -66,6 +70,52 @@ pub struct Progress {
     pub next_try: Option<BootTime>,
     /// What the last step that failed said: a reason and a sentence.
     pub trouble: Option<(String, String)>,
+}
+
+/// The longest pause after steps that failed in a row: what must go down or away is not left for long.
+const LONGEST_STEP_PAUSE: Millis = Millis::seconds(30);
+
+impl Progress {
+    /// A step other than a start failed, or left something behind: waits longer each time.
+    pub(crate) fn stumble(&mut self, now: BootTime) {
+        self.errors = self.errors.saturating_add(1);
+        self.next_try = Some(now.plus(pause(self.errors).min(LONGEST_STEP_PAUSE)));
+    }
+
+    /// There is a new word about the VM: what failed before is neither a reason to wait nor worth telling.
+    pub(crate) fn asked_anew(&mut self) {
+        self.errors = 0;
+        self.next_try = None;
+        self.trouble = None;
+    }
+
+    /// A scan that is not older than the last step showed the domain like this.
+    pub(crate) fn seen(&mut self, entry: &Entry, domain: Option<&DomainSeen>) {
+        let active = domain.filter(|domain| is_active(domain.state));
+        let (shall_run, may_run) = match entry {
+            Entry::Present(berth) => (berth.run == RunStrategy::Always, true),
+            Entry::Absent(_) => (false, false),
+        };
+        match active {
+            Some(domain) => {
+                self.removed = None;
+                if may_run {
+                    self.prepared = None;
+                }
+                if shall_run && !wants_shutdown(entry, domain) {
+                    self.asked = None;
+                    self.taken_down = false;
+                    self.trouble = None;
+                }
+            }
+            None => {
+                self.asked = None;
+                if may_run && !shall_run {
+                    self.trouble = None;
+                }
+            }
+        }
+    }
 }
 
 /// All that is known of the past.

@@ -14,3 +14,6 @@ pub mod record;
 pub mod report;
 pub mod session;
 pub mod step;
+
+#[cfg(test)]
+mod testing;

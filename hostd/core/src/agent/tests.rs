@@ -1,1 +1,162 @@
+mod laws;
+mod world;
 
+use berth_model::session::VmReport;
+use berth_model::vm::{DomainState, StopReason};
+
+use self::world::{Ending, World};
+use crate::agent::Input;
+use crate::testing::{absent, always, halted, restarted, running, stamp, vm};
+
+fn told(world: &World, number: u8) -> DomainState {
+    match &world.view[&vm(number)] {
+        VmReport::Seen(observed) => observed.state,
+        VmReport::Gone(_) => panic!("gone"),
+    }
+}
+
+#[test]
+fn a_vm_is_prepared_started_and_reported_running() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    assert_eq!((world.starts, told(&world, 1)), (1, DomainState::Running));
+}
+
+#[test]
+fn a_daemon_that_comes_back_without_controllers_starts_nothing_and_stops_nothing() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.want(vm(2), |epoch, _| Some(always(2, epoch)));
+    world.settle();
+    world.guest_ends(vm(2), true);
+    world.kill_daemon(0);
+    let steps = world.steps;
+    for _ in 0..100 {
+        world.work(0, Ending::Failed);
+        world.work(0, Ending::Good);
+        world.lose_session(false);
+        world.pass(1000);
+    }
+    assert_eq!(world.steps, steps);
+    assert_eq!(world.domains[&vm(1)].state, DomainState::Running);
+}
+
+#[test]
+fn a_daemon_that_comes_back_adopts_what_runs() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    world.kill_daemon(u64::MAX);
+    world.settle();
+    assert_eq!((world.starts, told(&world, 1)), (1, DomainState::Running));
+}
+
+#[test]
+fn a_vm_deleted_while_the_daemon_was_away_is_gone_after_its_return() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    world.kill_daemon(0);
+    world.want(vm(1), |epoch, _| Some(absent(1, epoch)));
+    world.settle();
+    assert_eq!(world.view[&vm(1)], VmReport::Gone(stamp(2)));
+    assert!(world.domains.is_empty() && world.overlays.is_empty());
+}
+
+#[test]
+fn a_vm_that_the_controllers_forgot_runs_on_as_an_orphan() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    world.set.clear();
+    world.kill_daemon(0);
+    world.settle();
+    assert_eq!(world.domains[&vm(1)].state, DomainState::Running);
+    assert_eq!(world.orphans.len(), 1);
+    assert_eq!(world.orphans[0].called, "default/web1");
+}
+
+#[test]
+fn a_restart_asks_waits_ends_and_starts_with_the_new_count() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    world.want(vm(1), |epoch, _| Some(restarted(1, epoch, 1)));
+    let asked = world.millis;
+    // The guest ignores every request until its grace is over.
+    while world.domains[&vm(1)].mark.restart_count == 0 {
+        world.answer_heartbeat(10_000);
+        world.commit_report();
+        world.work(0, Ending::GuestIgnores);
+        world.pass(100);
+    }
+    assert!(world.millis - asked >= crate::plan::GRACE.0);
+    world.settle();
+    assert_eq!((world.starts, told(&world, 1)), (2, DomainState::Running));
+    match &world.view[&vm(1)] {
+        VmReport::Seen(observed) => assert_eq!((observed.restart_count, observed.failures), (1, 0)),
+        VmReport::Gone(_) => panic!("gone"),
+    }
+}
+
+#[test]
+fn a_halted_vm_is_shut_down_and_said_to_have_been_asked() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    world.want(vm(1), |epoch, _| Some(halted(1, epoch)));
+    world.settle();
+    assert_eq!(told(&world, 1), DomainState::Stopped(StopReason::Asked));
+    assert!(world.overlays.contains(&vm(1)), "its disk stays");
+}
+
+#[test]
+fn a_guest_that_ends_or_crashes_is_started_again_after_a_growing_pause() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    world.guest_ends(vm(1), false);
+    world.settle();
+    assert_eq!(world.starts, 2);
+    for _ in 0..3 {
+        world.guest_ends(vm(1), true);
+        let ended = world.millis;
+        let starts = world.starts;
+        while world.starts == starts {
+            world.answer_heartbeat(10_000);
+            world.commit_report();
+            world.work(0, Ending::Good);
+            world.pass(50);
+        }
+        let pause = world.millis - ended;
+        let failures = world.agent.ledger().journal(vm(1)).failures;
+        assert!(pause >= 500 << failures, "{pause} ms after {failures} failures");
+    }
+}
+
+#[test]
+fn a_domain_of_another_cluster_or_without_entry_is_never_touched() {
+    let mut world = World::new();
+    let mut foreign = running(1, 1);
+    foreign.mark.cluster = "prod".parse().unwrap();
+    world.domains.insert(vm(1), foreign.clone());
+    world.domains.insert(vm(2), running(2, 1));
+    world.settle();
+    assert_eq!(world.steps, 0);
+    assert_eq!(world.domains[&vm(1)], foreign);
+    assert_eq!(world.orphans.iter().map(|orphan| orphan.vm).collect::<Vec<_>>(), [vm(2)]);
+}
+
+#[test]
+fn a_draining_daemon_begins_nothing_more() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.feed(Input::Drain);
+    for _ in 0..50 {
+        world.work(0, Ending::Good);
+        world.pass(100);
+    }
+    assert_eq!(world.steps, 0);
+    assert!(world.agent.is_idle());
+}

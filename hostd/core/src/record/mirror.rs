@@ -29,12 +29,12 @@ impl<M, F: Mirror<M>> Mirror<Vec<M>> for Vec<F> {
     }
 }
 
-impl<M, F: Mirror<M>> Mirror<Box<M>> for F {
+impl<M, F: Mirror<M>> Mirror<Box<M>> for Box<F> {
     fn freeze(living: Box<M>) -> Self {
-        F::freeze(*living)
+        Self::new(F::freeze(*living))
     }
     fn thaw(self) -> Box<M> {
-        Box::new(F::thaw(self))
+        Box::new(F::thaw(*self))
     }
 }
 

@@ -1,1 +1,97 @@
+use berth_model::session::Absent;
+use berth_model::vm::StopReason;
+use berth_model::{BootId, Incarnation, Term, Timestamp};
+use proptest::prelude::*;
 
+use super::*;
+use crate::clock::BootTime;
+use crate::journal::{Journal, Run};
+use crate::ledger::{Entry, Ledger};
+use crate::testing::{always, cluster, host, stamp, vm};
+
+fn hex(record: Record) -> String {
+    encode(record).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn present() -> Record {
+    let mut ledger = Ledger::new(host());
+    ledger.accept_set(&[always(1, 5)]);
+    Record::Entry(ledger.entries()[&vm(1)].clone())
+}
+
+fn one_of_each() -> Vec<(Record, &'static str)> {
+    let absent = Absent { vm: vm(2), stamp: stamp(300), with_disk: true };
+    let journal = Journal {
+        restart_done: 3,
+        failures: 2,
+        next_try: Some(BootTime::from_millis(1000)),
+        run: Run::Stopped { reason: StopReason::Crashed, since: Timestamp::from_millis(9) },
+        gone: Some(stamp(4)),
+    };
+    let run = Run::Running { since: Timestamp::from_millis(9), from: None };
+    vec![
+        (Record::Host(host()), "425254480103010006000000c21afd3f05686f737431"),
+        (Record::Boot(BootId("b1".into())), "425254480203010003000000bf8bce1c026231"),
+        (
+            Record::Cluster { cluster: cluster(), incarnation: Incarnation(2), term: Term(300) },
+            "42525448030301000700000074a7161b036c616202ac02",
+        ),
+        (
+            present(),
+            "4252544804030100770000000d17c3be0003766d3101050764656661756c740477656231018080808001010474696e79403037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303780808080040001010100010001000180018080803400",
+        ),
+        (Record::Entry(Entry::Absent(absent)), "4252544804030100090000008f22a9640103766d3201ac0201"),
+        (Record::Forget(vm(1)), "4252544805030100040000002611de1303766d31"),
+        (Record::Journal(vm(1), journal), "42525448060301000f000000c7b90b4803766d31030201e807020309010104"),
+        (
+            Record::Journal(vm(2), Journal { run, ..Journal::default() }),
+            "42525448060301000b0000009225de4303766d3200000001090000",
+        ),
+    ]
+}
+
+#[test]
+fn the_bytes_of_every_record_of_version_1_are_these() {
+    for (record, golden) in one_of_each() {
+        assert_eq!(hex(record.clone()), golden, "{record:?}");
+    }
+}
+
+#[test]
+fn what_is_written_is_read() {
+    for (record, _) in one_of_each() {
+        let mut bytes = encode(record.clone()).unwrap();
+        let length = bytes.len();
+        bytes.extend_from_slice(b"more");
+        assert_eq!(decode(&bytes).unwrap(), (record, length));
+    }
+}
+
+#[test]
+fn an_unknown_kind_or_version_is_named_and_never_skipped() {
+    let later = berth_frame::encode_value(kind::ENTRY, 2, &1_u8).unwrap();
+    assert!(matches!(decode(&later), Err(RecordError::Unknown { kind: 0x0304, version: 2 })));
+    let other = berth_frame::encode_value(0x03ff, 1, &1_u8).unwrap();
+    let error = decode(&other).unwrap_err();
+    assert!(matches!(error, RecordError::Unknown { kind: 0x03ff, version: 1 }));
+    assert!(error.to_string().contains("start the version that wrote it"), "{error}");
+}
+
+#[test]
+fn a_record_cut_short_is_told_from_a_damaged_one() {
+    let bytes = encode(present()).unwrap();
+    for length in 0..bytes.len() {
+        assert!(decode(&bytes[..length]).unwrap_err().is_cut_short());
+    }
+    let mut damaged = bytes;
+    damaged[20] ^= 1;
+    assert!(!decode(&damaged).unwrap_err().is_cut_short());
+}
+
+proptest! {
+    #[test]
+    fn reading_arbitrary_bytes_never_panics(body: Vec<u8>, kind in 0x0300_u16..0x0308) {
+        let _ = decode(&body);
+        let _ = decode(&berth_frame::encode(kind, 1, &body).unwrap());
+    }
+}

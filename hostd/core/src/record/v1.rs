@@ -40,7 +40,7 @@ frozen_enum! {
         Running { since: Timestamp, from: Option<BootTime> },
         Stopped { reason: StopReason, since: Timestamp },
     }
-    Entry = ledger::Entry { Present(berth: Berth), Absent(absent: Absent) }
+    Entry = ledger::Entry { Present(berth: Box<Berth>), Absent(absent: Absent) }
 }
 
 frozen_struct! {

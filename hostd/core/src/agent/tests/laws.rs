@@ -1,0 +1,143 @@
+//! The laws under random weather: whatever the order of words, faults and deaths, no step breaks a law, and once the
+//! faults stop everything comes to be as wanted.
+
+use berth_model::session::{DesiredEntry, VmReport};
+use berth_model::vm::{DomainState, RunStrategy};
+use proptest::prelude::*;
+
+use super::world::{Ending, World};
+use crate::testing::{absent, always, halted, restarted, vm};
+
+#[derive(Clone, Debug)]
+enum Happening {
+    Pass(u64),
+    Work(usize, Ending),
+    Greet,
+    SendSet,
+    AnswerHeartbeat(u64),
+    CommitReport,
+    LoseSession(bool),
+    Want(u8, u8),
+    Forget(u8),
+    StaleWord(u8),
+    GuestEnds(u8, bool),
+    KillDaemon(u64),
+    Reboot(u64),
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let ending = prop_oneof![
+        12 => Just(Ending::Good),
+        1 => Just(Ending::Failed),
+        1 => Just(Ending::EffectUnanswered),
+        1 => Just(Ending::Unreachable),
+        2 => Just(Ending::GuestIgnores),
+    ];
+    prop_oneof![
+        4 => prop_oneof![1_u64..2000, Just(31_000_u64)].prop_map(Happening::Pass),
+        30 => (0_usize..4, ending).prop_map(|(which, ending)| Happening::Work(which, ending)),
+        3 => Just(Happening::Greet),
+        3 => Just(Happening::SendSet),
+        6 => prop::sample::select(vec![0_u64, 300, 3000, 20_000]).prop_map(Happening::AnswerHeartbeat),
+        4 => Just(Happening::CommitReport),
+        1 => any::<bool>().prop_map(Happening::LoseSession),
+        5 => (0_u8..3, 0_u8..4).prop_map(|(number, kind)| Happening::Want(number, kind)),
+        1 => (0_u8..3).prop_map(Happening::Forget),
+        1 => (0_u8..3).prop_map(Happening::StaleWord),
+        2 => (0_u8..3, any::<bool>()).prop_map(|(number, crashed)| Happening::GuestEnds(number, crashed)),
+        1 => any::<u64>().prop_map(Happening::KillDaemon),
+        1 => any::<u64>().prop_map(Happening::Reboot),
+    ]
+}
+
+fn happen(world: &mut World, happening: Happening) {
+    match happening {
+        Happening::Pass(millis) => world.pass(millis),
+        Happening::Work(which, ending) => world.work(which, ending),
+        Happening::Greet => world.greet(),
+        Happening::SendSet => world.send_set(),
+        Happening::AnswerHeartbeat(may_start_for) => world.answer_heartbeat(may_start_for),
+        Happening::CommitReport => world.commit_report(),
+        Happening::LoseSession(new_term) => world.lose_session(new_term),
+        Happening::Want(number, kind) => world.want(vm(number), |epoch, held| {
+            let restarts = match held {
+                Some(DesiredEntry::Present(present, _)) => present.restart_count,
+                Some(DesiredEntry::Absent(_)) | None => 0,
+            };
+            match (kind, held) {
+                (0, _) => Some(restarted(number, epoch, restarts)),
+                (1, Some(_)) => Some(restarted(number, epoch, restarts + 1)),
+                (2, Some(DesiredEntry::Present(present, stamp))) => {
+                    let mut present = present.clone();
+                    present.spec.run = RunStrategy::Halted;
+                    Some(DesiredEntry::Present(present, *stamp))
+                }
+                (3, Some(_)) => Some(absent(number, epoch)),
+                (_, None) => Some(always(number, epoch)),
+                (_, Some(_)) => None,
+            }
+        }),
+        Happening::Forget(number) => {
+            if world.set.remove(&vm(number)).is_some() {
+                world.say(vec![], vec![vm(number)]);
+            }
+        }
+        Happening::StaleWord(number) => {
+            let held = world.agent.ledger().entries().contains_key(&vm(number));
+            if held {
+                world.say(vec![absent(number, 0), halted(number, 0)], vec![]);
+            }
+        }
+        Happening::GuestEnds(number, crashed) => world.guest_ends(vm(number), crashed),
+        Happening::KillDaemon(fates) => world.kill_daemon(fates),
+        Happening::Reboot(fates) => world.reboot(fates),
+    }
+}
+
+fn check_all_is_as_wanted(world: &World) {
+    for (vm, entry) in &world.set {
+        let domain = world.domains.get(vm);
+        match entry {
+            DesiredEntry::Present(present, stamp) => {
+                let newer = domain.is_some_and(|domain| domain.mark.stamp > *stamp);
+                let runs = domain.is_some_and(|domain| domain.state == DomainState::Running);
+                assert!(newer || runs == (present.spec.run == RunStrategy::Always), "{vm}: {entry:?} but {domain:?}");
+                if runs && !newer {
+                    assert!(domain.unwrap().mark.restart_count >= present.restart_count);
+                }
+                let VmReport::Seen(observed) = &world.view[vm] else { panic!("{vm} told as gone") };
+                assert_eq!(observed.epoch, stamp.epoch);
+                if !newer {
+                    assert_eq!(observed.state == DomainState::Running, runs, "the leader knows");
+                    assert_eq!(observed.trouble, None);
+                }
+            }
+            DesiredEntry::Absent(_) => panic!("{vm} was never told as gone: {domain:?}"),
+        }
+    }
+    for orphan in &world.orphans {
+        assert!(!world.set.contains_key(&orphan.vm));
+    }
+    let unmentioned = world.domains.keys().filter(|vm| !world.set.contains_key(*vm)).count();
+    assert_eq!(world.orphans.len(), unmentioned);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_step_breaks_a_law_and_all_comes_to_rest_as_wanted(
+        happenings in proptest::collection::vec(happening(), 1..250)
+    ) {
+        let mut world = World::new();
+        for happening in happenings {
+            happen(&mut world, happening);
+        }
+        world.settle();
+        check_all_is_as_wanted(&world);
+        let (steps, written) = (world.steps, world.disk.len());
+        world.settle();
+        prop_assert_eq!(world.steps, steps, "nothing is left to do");
+        prop_assert!(world.disk.len() <= written + 3, "nothing is left to note but that each VM ran for long");
+    }
+}
