@@ -18,6 +18,7 @@ use crate::net::service::Service;
 use crate::options::{MAX_PAYLOAD_BYTES, Options};
 use crate::snapshot::SnapshotStore;
 use crate::store::directory::{self, Directory};
+use crate::store::engine::Engine;
 use crate::store::log::LogStore;
 use crate::types::{Address, Raft, SnapshotMeta};
 
@@ -35,7 +36,17 @@ const BACKOFF: &str = "50ms 100ms 200ms ...500ms";
 /// # Errors
 /// See [`OpenError`]. Whatever is wrong with the directory, nothing in it is removed.
 pub async fn open<M: StateMachine>(options: Options, state_machine: M) -> Result<(Handle, Service), OpenError> {
+    open_on(options, state_machine, |engine| engine).await
+}
+
+/// [`open`] on an engine of the caller's choice: the seam at which tests make a disk fail.
+async fn open_on<M: StateMachine>(
+    options: Options,
+    state_machine: M,
+    wrap: impl FnOnce(Arc<dyn Engine>) -> Arc<dyn Engine>,
+) -> Result<(Handle, Service), OpenError> {
     check(&options)?;
+    let config = config(&options)?;
     let Options { id, data_dir, bootstrap, links, timing: _, snapshots: _, max_payload_bytes } = options.clone();
     let start_failed = |reason: String| OpenError::Start { id, reason };
     let opening = tokio::task::spawn_blocking(move || load(&data_dir, id, Box::new(state_machine)));
@@ -45,8 +56,7 @@ pub async fn open<M: StateMachine>(options: Options, state_machine: M) -> Result
     let machine = Machine::new(machine, meta, Arc::clone(&snapshots));
     let Directory { engine, tail, lock, .. } = directory;
     let (log, closer) =
-        LogStore::start(engine, tail, Box::new(lock)).map_err(|error| start_failed(error.to_string()))?;
-    let config = config(&options).validate().map_err(|error| OpenError::Options { id, reason: error.to_string() })?;
+        LogStore::start(wrap(engine), tail, Box::new(lock)).map_err(|error| start_failed(error.to_string()))?;
     let peers = Arc::new(Peers::new(links));
     let factory = Factory { peers: Arc::clone(&peers) };
     let raft = Raft::new(id, Arc::new(config), factory, log, machine)
@@ -119,10 +129,10 @@ fn check(options: &Options) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn config(options: &Options) -> Config {
+fn config(options: &Options) -> Result<Config, OpenError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let Options { timing, snapshots, .. } = options;
-    Config {
+    let Options { id, timing, snapshots, .. } = options;
+    let config = Config {
         cluster_name: "berth".to_owned(),
         heartbeat_interval: millis(timing.heartbeat),
         election_timeout_min: millis(timing.election.0),
@@ -138,5 +148,9 @@ fn config(options: &Options) -> Config {
         // The state machine is in memory: a leader that restarts is elected again before it leads.
         enable_leader_restore: Some(false),
         ..Config::default()
-    }
+    };
+    config.validate().map_err(|error| OpenError::Options { id: *id, reason: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests;

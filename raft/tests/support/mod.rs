@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test binary uses the part it needs")]
 #![expect(unreachable_pub, clippy::unwrap_used, reason = "shared by test binaries only")]
 
+pub mod wire;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
@@ -15,6 +17,7 @@ use berth_raft::{
     SnapshotPolicy, StateMachine,
 };
 use futures::future::BoxFuture;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
@@ -69,6 +72,8 @@ struct Switchboard {
     doors: HashMap<String, mpsc::Sender<io::Result<PeerIo>>>,
     streams: Vec<(String, String, AbortHandle)>,
     cut: HashSet<String>,
+    /// Streams to and from these are open, and nothing comes through them ever again.
+    frozen: HashSet<String>,
 }
 
 /// The switchboard as one member uses it.
@@ -81,19 +86,25 @@ impl Links for Line {
     fn connect(&self, member: &Member) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
         let (from, to) = (self.from.clone(), member.name.clone());
         let board = Arc::clone(&self.board);
+        let watched = Arc::clone(&self.board);
         Box::pin(async move {
             let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "nobody is there");
-            let (ours, mut near) = tokio::io::duplex(64 * 1024);
-            let (mut far, theirs) = tokio::io::duplex(64 * 1024);
+            let (ours, near) = tokio::io::duplex(64 * 1024);
+            let (far, theirs) = tokio::io::duplex(64 * 1024);
+            let is_frozen = {
+                let board = board.lock().unwrap();
+                board.frozen.contains(&from) || board.frozen.contains(&to)
+            };
+            if is_frozen {
+                return std::future::pending().await;
+            }
             let door = {
                 let mut board = board.lock().unwrap();
                 if board.cut.contains(&from) || board.cut.contains(&to) {
                     return Err(refused());
                 }
                 let door = board.doors.get(&to).cloned().ok_or_else(refused)?;
-                let copying = tokio::spawn(async move {
-                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
-                });
+                let copying = tokio::spawn(copy(near, far, from.clone(), to.clone(), Arc::clone(&watched)));
                 board.streams.push((from.clone(), to, copying.abort_handle()));
                 door
             };
@@ -101,6 +112,30 @@ impl Links for Line {
             Ok(Box::new(ours) as Box<dyn Io>)
         })
     }
+}
+
+/// Carries bytes both ways, until one of the members is frozen: then it keeps the stream open and carries nothing more.
+async fn copy(near: DuplexStream, far: DuplexStream, from: String, to: String, board: Arc<Mutex<Switchboard>>) {
+    let is_frozen = || {
+        let board = board.lock().unwrap();
+        board.frozen.contains(&from) || board.frozen.contains(&to)
+    };
+    let (near_read, near_write) = tokio::io::split(near);
+    let (far_read, far_write) = tokio::io::split(far);
+    let one_way = async |mut reader: ReadHalf<DuplexStream>, mut writer: WriteHalf<DuplexStream>| -> io::Result<()> {
+        let mut bytes = vec![0; 16 * 1024];
+        loop {
+            let read = reader.read(&mut bytes).await?;
+            if is_frozen() {
+                std::future::pending::<()>().await;
+            }
+            if read == 0 {
+                return writer.shutdown().await;
+            }
+            writer.write_all(&bytes[..read]).await?;
+        }
+    };
+    let _ = tokio::join!(one_way(near_read, far_write), one_way(far_read, near_write));
 }
 
 /// Directories and streams of some members.
@@ -190,6 +225,18 @@ impl Cluster {
         }
     }
 
+    /// Makes a member fall silent without a sign: its streams stay open, and nothing comes through. Undone for new streams
+    /// only, as with a machine that was unplugged.
+    pub fn freeze(&self, id: u64, frozen: bool) {
+        let name = format!("member-{id}");
+        let mut board = self.board.lock().unwrap();
+        if frozen {
+            board.frozen.insert(name);
+        } else {
+            board.frozen.remove(&name);
+        }
+    }
+
     /// Opens a stream to a member under any name.
     pub async fn connect_as(&self, name: &str, to: u64) -> io::Result<Box<dyn Io>> {
         let line = Line { from: name.to_owned(), board: Arc::clone(&self.board) };
@@ -197,20 +244,25 @@ impl Cluster {
         line.connect(&member).await
     }
 
-    /// Kills a member: its tasks end where they are, and nothing is closed.
-    pub fn kill(&self, mut node: Node) {
-        let name = format!("member-{}", node.id);
-        let mut board = self.board.lock().unwrap();
-        board.doors.remove(&name);
-        board.streams.retain(|(from, to, stream)| {
-            let gone = *from == name || *to == name;
-            if gone {
-                stream.abort();
-            }
-            !gone
-        });
-        drop(board);
+    /// Kills a member: its tasks end where they are, and nobody is told. Returns once its directory can be opened again.
+    pub async fn kill(&self, mut node: Node) {
+        let id = node.id;
+        let name = format!("member-{id}");
+        {
+            let mut board = self.board.lock().unwrap();
+            board.doors.remove(&name);
+            board.streams.retain(|(from, to, stream)| {
+                let gone = *from == name || *to == name;
+                if gone {
+                    stream.abort();
+                }
+                !gone
+            });
+        }
         node.runtime.take().unwrap().shutdown_background();
+        drop(node);
+        let lock = std::fs::File::open(self.data_dir(id).join("LOCK")).unwrap();
+        eventually("the end of a killed member", || lock.try_lock().is_ok()).await;
     }
 }
 
@@ -261,4 +313,25 @@ pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, looking).await.is_ok(), "{what} did not come about");
+}
+
+/// The leader and the others, once all agree.
+pub async fn split(mut nodes: Vec<Node>) -> (Node, Vec<Node>) {
+    let leader = nodes[0].leadership(|now| now.leader.is_some()).await.leader.unwrap().id;
+    for node in &nodes {
+        node.leadership(|now| now.leader.as_ref().is_some_and(|known| known.id == leader)).await;
+    }
+    let position = nodes.iter().position(|node| node.id == leader).unwrap();
+    (nodes.remove(position), nodes)
+}
+
+pub async fn stop_all(nodes: impl IntoIterator<Item = Node>) {
+    futures::future::join_all(nodes.into_iter().map(Node::stop)).await;
+}
+
+pub async fn same_everywhere(nodes: &[&Node], expected: &[String]) {
+    for node in nodes {
+        node.handle.read_barrier(PATIENCE).await.unwrap();
+        assert_eq!(node.machine.seen(), expected, "member {}", node.id);
+    }
 }

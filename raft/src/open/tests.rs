@@ -1,0 +1,106 @@
+//! A member whose disk fails.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+
+use super::*;
+use crate::error::{ProposeError, ReadError};
+use crate::machine::{BoxError, Entry};
+use crate::options::{Io, Links, Member};
+use crate::status::State;
+use crate::store::engine::{Batch, Visit};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Nobody else is there.
+struct Alone;
+
+impl Links for Alone {
+    fn connect(&self, _: &Member) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
+        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
+    }
+}
+
+#[derive(Clone, Default)]
+struct Journal(Arc<Mutex<Vec<Bytes>>>);
+
+impl StateMachine for Journal {
+    type Snapshot = ();
+
+    fn apply(&mut self, entries: &[Entry]) -> Vec<Bytes> {
+        let mut seen = self.0.lock().unwrap();
+        seen.extend(entries.iter().map(|entry| entry.payload.clone()));
+        vec![Bytes::new(); entries.len()]
+    }
+
+    fn snapshot(&self) {}
+
+    fn encode((): &()) -> Result<Vec<u8>, BoxError> {
+        Err("not asked for here".into())
+    }
+
+    fn restore(&mut self, _: &[u8]) -> Result<(), BoxError> {
+        Err("not asked for here".into())
+    }
+}
+
+/// A disk that can be broken.
+struct Breakable {
+    engine: Arc<dyn Engine>,
+    is_broken: Arc<AtomicBool>,
+}
+
+impl Engine for Breakable {
+    fn write(&self, batch: Batch) -> io::Result<()> {
+        self.engine.write(batch)
+    }
+
+    fn barrier(&self) -> io::Result<()> {
+        if self.is_broken.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the device"));
+        }
+        self.engine.barrier()
+    }
+
+    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        self.engine.scan(start, end, visit)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_stops_the_member_with_the_reason_and_it_can_be_opened_again() {
+    let root = tempfile::tempdir().unwrap();
+    let only = Member { id: 1, name: "only".to_owned(), ..Member::default() };
+    let options = Options::new(1, root.path(), vec![only], Arc::new(Alone));
+    let is_broken = Arc::new(AtomicBool::new(false));
+    let wrap = |engine| Arc::new(Breakable { engine, is_broken: Arc::clone(&is_broken) }) as Arc<dyn Engine>;
+    let (handle, _service) = open_on(options.clone(), Journal::default(), wrap).await.unwrap();
+    handle.propose(Bytes::from_static(b"kept"), PATIENCE).await.unwrap();
+
+    is_broken.store(true, Ordering::Relaxed);
+    let answer = handle.propose(Bytes::from_static(b"in doubt"), PATIENCE).await;
+    assert!(matches!(answer, Err(ProposeError::Unknown { .. })), "{answer:?}");
+    handle.leadership().wait_for(|now| now.leader.is_none()).await.unwrap();
+    let State::Failed(reason) = handle.status().state else { panic!("{:?}", handle.status()) };
+    assert!(reason.contains("no space left on the device"), "{reason}");
+    let answer = handle.propose(Bytes::from_static(b"refused"), PATIENCE).await;
+    assert!(matches!(&answer, Err(ProposeError::Stopped { reason }) if reason.contains("no space left")), "{answer:?}");
+    assert!(matches!(handle.read_barrier(PATIENCE).await, Err(ReadError::Stopped { .. })));
+    handle.shutdown().await;
+
+    let journal = Journal::default();
+    let (handle, _service) = open(options, journal.clone()).await.unwrap();
+    handle.propose(Bytes::from_static(b"again"), PATIENCE).await.unwrap();
+    let seen = journal.0.lock().unwrap().clone();
+    assert_eq!(
+        (seen.first().unwrap(), seen.last().unwrap()),
+        (&Bytes::from_static(b"kept"), &Bytes::from_static(b"again"))
+    );
+    assert!(!seen.contains(&Bytes::from_static(b"refused")));
+    handle.shutdown().await;
+}
