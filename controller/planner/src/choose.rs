@@ -3,7 +3,8 @@
 //! Filter, score by named fields compared in order, allocate. No magic weights: a field earlier in [`Candidate`]
 //! decides before a later one is looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use berth_model::host::{Host, Liveness, NodeId, ThreadId};
 use berth_model::image::ImageOnHost;
@@ -11,12 +12,12 @@ use berth_model::vm::{NodePages, Resources, Vm, VmSpec};
 use berth_model::{HostUid, Name, PageSize};
 use berth_state::{Cluster, HostBookings};
 
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, total_pages};
 
 /// Why one host is better than another: compared field by field, less is better.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Candidate {
-    /// NUMA nodes that the VM would span: memory of another node is slow.
+    /// NUMA nodes that the VM's threads and memory would span: memory of another node is slow.
     pub nodes: usize,
     /// VMs that the host carries: VMs are spread over hosts.
     pub vms_on_host: usize,
@@ -29,7 +30,7 @@ pub struct Candidate {
 /// Chooses a berth, or says for each host why not, in the order of names.
 pub fn place(
     view: &Cluster,
-    bookings: impl Fn(HostUid) -> HostBookings,
+    bookings: impl Fn(HostUid) -> Arc<HostBookings>,
     vm: &Vm,
 ) -> Result<(HostUid, Resources, Candidate), Vec<(Name, Refusal)>> {
     let mut best: Option<(Candidate, HostUid, Resources)> = None;
@@ -39,7 +40,7 @@ pub fn place(
         match fit(host, &held, vm) {
             Ok(resources) => {
                 let candidate = Candidate {
-                    nodes: resources.memory.len(),
+                    nodes: nodes_spanned(host, &resources),
                     vms_on_host: held.count(),
                     free_threads_after: free_threads(host, &held).len() - resources.vcpus.len(),
                     name: host.meta.name.clone(),
@@ -53,6 +54,12 @@ pub fn place(
     }
     refusals.sort_by(|a, b| a.0.cmp(&b.0));
     best.map(|(candidate, host, resources)| (host, resources, candidate)).ok_or(refusals)
+}
+
+fn nodes_spanned(host: &Host, resources: &Resources) -> usize {
+    let topology = &host.inventory.topology;
+    let of_threads = resources.vcpus.iter().filter_map(|id| topology.thread(*id)).map(|thread| thread.node);
+    of_threads.chain(resources.memory.iter().map(|part| part.node)).collect::<BTreeSet<_>>().len()
 }
 
 /// The berth on one host, or why there is none.
@@ -102,9 +109,10 @@ fn allocate(host: &Host, held: &HostBookings, spec: &VmSpec) -> Result<Resources
     }
     let page = spec.page_size();
     let wanted = page.pages_for(spec.memory);
-    let mut nodes: Vec<Node> = inventory
-        .topology
-        .nodes()
+    // A node may have memory and no usable threads.
+    let with_pages = inventory.hugepages.iter().filter(|pool| pool.page == page).map(|pool| pool.node);
+    let ids: BTreeSet<NodeId> = inventory.topology.nodes().into_iter().chain(with_pages).collect();
+    let mut nodes: Vec<Node> = ids
         .into_iter()
         .map(|id| Node {
             id,
@@ -112,9 +120,9 @@ fn allocate(host: &Host, held: &HostBookings, spec: &VmSpec) -> Result<Resources
             pages: held.free_pages(inventory, id, page),
         })
         .collect();
-    let all: u64 = nodes.iter().map(|node| node.pages).sum();
+    let all = nodes.iter().fold(0_u64, |sum, node| sum.saturating_add(node.pages));
     if all < wanted {
-        let total = inventory.hugepages.iter().filter(|pool| pool.page == page).map(|pool| pool.total).sum();
+        let total = total_pages(inventory, page);
         return Err(Refusal::Pages { wanted, free: all, total, page });
     }
     let ordinary = held.free_ordinary(inventory);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use berth_model::host::Host;
+use berth_model::host::{Host, Inventory};
 use berth_model::vm::VmSpec;
 use berth_model::{Bytes, PageSize};
 
@@ -82,6 +82,12 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// The pages of one size that a host has in all.
+pub(crate) fn total_pages(inventory: &Inventory, page: PageSize) -> u64 {
+    let pools = inventory.hugepages.iter().filter(|pool| pool.page == page);
+    pools.fold(0, |sum, pool| sum.saturating_add(pool.total))
+}
+
 /// Whether the host could not take the VM even if it were empty, alive and held the image.
 pub fn never_fits(host: &Host, spec: &VmSpec) -> Option<Refusal> {
     let inventory = &host.inventory;
@@ -93,7 +99,7 @@ pub fn never_fits(host: &Host, spec: &VmSpec) -> Option<Refusal> {
     }
     let page = spec.page_size();
     let wanted = page.pages_for(spec.memory);
-    let pages: u64 = inventory.hugepages.iter().filter(|pool| pool.page == page).map(|pool| pool.total).sum();
+    let pages = total_pages(inventory, page);
     if pages < wanted {
         return Some(Refusal::Pages { wanted, free: pages, total: pages, page });
     }
