@@ -1,0 +1,311 @@
+//! What the crate promises, on real libvirt and real QEMU (under TCG, with a guest of 100 bytes).
+
+mod embed;
+
+use std::io;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use berth_host::backend::BackendError;
+use berth_libvirt::{Console, DiskFiles, Event, Lifecycle, Watch};
+use berth_model::vm::{Accelerator, DomainState, StopReason};
+use berth_model::{Bytes, Epoch, PageSize, VmUid};
+use virt::connect::Connect;
+use virt::domain::Domain;
+
+use embed::{Embed, TestVm, pages};
+
+/// Far more than anything here takes on a busy machine; only a failure waits so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn state(vm: &TestVm) -> Option<DomainState> {
+    vm.backend.scan().unwrap().into_iter().find(|seen| seen.mark.vm == vm.uid()).map(|seen| seen.state)
+}
+
+fn reason(error: BackendError) -> (&'static str, String) {
+    match error {
+        BackendError::Failed { reason, why, .. } => (reason, why),
+        BackendError::Unreachable { .. } => panic!("{error}"),
+    }
+}
+
+/// Events of one VM, so that tests wait for what happens and not for time to pass.
+struct Events {
+    vm: VmUid,
+    events: mpsc::Receiver<Event>,
+    _watch: Watch,
+}
+
+impl Events {
+    fn of(vm: &TestVm) -> Self {
+        let (sender, events) = mpsc::channel();
+        let watch = Watch::start(&vm.embed.uri, move |event| _ = sender.send(event));
+        let events = Self { vm: vm.uid(), events, _watch: watch };
+        assert_eq!(events.events.recv_timeout(PATIENCE), Ok(Event::Connected), "the first word is to scan everything");
+        events
+    }
+
+    fn wait_for(&self, wanted: Lifecycle) {
+        loop {
+            match self.events.recv_timeout(PATIENCE) {
+                Ok(Event::Domain { vm, what }) if vm == self.vm && what == wanted => return,
+                Ok(_) => {}
+                Err(error) => panic!("no {wanted:?}: {error}"),
+            }
+        }
+    }
+}
+
+/// Reads until `wanted` was read.
+fn read_until(console: &Console, wanted: &[u8]) -> Vec<u8> {
+    let mut read = Vec::new();
+    let mut buffer = [0; 1024];
+    while !read.windows(wanted.len()).any(|window| window == wanted) {
+        let count = console.read(&mut buffer).unwrap();
+        assert!(count > 0, "the console ended after {:?}", String::from_utf8_lossy(&read));
+        read.extend(&buffer[..count]);
+    }
+    read
+}
+
+#[test]
+fn capabilities_are_what_this_libvirt_and_qemu_answer() {
+    let embed = Embed::get();
+    let seen = &embed.capabilities;
+    assert!(seen.machine.starts_with("pc-q35-"), "{}", seen.machine);
+    assert!(seen.disk.queues && seen.disk.iothread && seen.disk.native_aio && seen.rng && seen.cpu_maximum);
+    assert_eq!(seen.nodes.len(), 1, "of this machine: {:?}", seen.nodes);
+    let versions = embed.backend().versions().unwrap();
+    assert!(versions[0].starts_with("libvirt ") && versions[1].starts_with("QEMU "), "{versions:?}");
+}
+
+#[test]
+fn a_vm_runs_as_chosen_and_leaves_nothing() {
+    let embed = Embed::get();
+    let mut vm = embed.vm("whole");
+    assert!(!vm.backend.exists(vm.uid()).unwrap());
+    vm.start();
+
+    let seen = vm.backend.scan().unwrap();
+    let seen = seen.iter().find(|seen| seen.mark.vm == vm.uid()).unwrap();
+    assert_eq!((&seen.mark, seen.state, seen.accelerator), (&vm.spec.mark, DomainState::Running, Accelerator::Tcg));
+
+    let facts = vm.backend.inspect(vm.uid()).unwrap();
+    let pins: Vec<_> = facts.vcpus.iter().map(ToString::to_string).collect();
+    assert_eq!(pins, ["1", "0"], "each vCPU on its own thread, in the order chosen");
+    assert_eq!(facts.emulator.to_string(), "0-1");
+    assert_eq!(facts.iothreads, [(1, "1".parse().unwrap())]);
+    let disk = facts.disks.iter().find(|disk| disk.file == vm.files.disk.to_str().unwrap()).expect("the disk is there");
+    assert_eq!(disk.queues, Some(2), "one for each vCPU");
+    assert_eq!(disk.iothread.as_deref(), Some("iothread1"));
+    assert!(disk.direct && !disk.read_only);
+    let seed_disk =
+        facts.disks.iter().find(|disk| Some(disk.file.as_str()) == vm.files.seed.as_ref().unwrap().to_str());
+    assert!(seed_disk.expect("the seed is there").read_only);
+    assert_eq!(facts.hugepages, Bytes(0));
+
+    // A second start is no second run.
+    vm.start();
+    assert_eq!(vm.backend.inspect(vm.uid()).unwrap().qemu_pid, facts.qemu_pid);
+    // Another placement must not slip in under a running VM, nor the definition go away.
+    let first = vm.spec.mark.clone();
+    vm.spec.mark.stamp.epoch = Epoch(8);
+    let refused = vm.backend.start(&vm.spec, &vm.files, &embed.capabilities).unwrap_err();
+    assert!(matches!(reason(refused), ("StartFailed", why) if why.contains("started by placement 0/7")));
+    assert!(matches!(reason(vm.backend.undefine(vm.uid()).unwrap_err()), ("UndefineFailed", _)));
+
+    vm.backend.force_off(vm.uid()).unwrap();
+    assert_eq!(state(&vm), Some(DomainState::Stopped(StopReason::Asked)));
+    assert!(vm.backend.scan().unwrap().iter().any(|seen| seen.mark == first), "the old definition is kept");
+    vm.backend.force_off(vm.uid()).expect("it is off already");
+    vm.backend.shutdown(vm.uid()).expect("it is off already");
+    assert!(matches!(reason(vm.backend.inspect(vm.uid()).unwrap_err()), ("NotRunning", _)));
+
+    // Stopped, it is defined anew for the new placement.
+    vm.start();
+    assert!(vm.backend.scan().unwrap().iter().any(|seen| seen.mark.stamp.epoch == Epoch(8)));
+    vm.backend.force_off(vm.uid()).unwrap();
+    vm.backend.undefine(vm.uid()).unwrap();
+    vm.backend.undefine(vm.uid()).expect("it is gone already");
+    assert!(!vm.backend.exists(vm.uid()).unwrap());
+    assert_eq!(state(&vm), None);
+}
+
+#[test]
+fn guest_memory_lies_on_hugepages() {
+    let embed = Embed::get();
+    let mut vm = embed.vm("huge");
+    let _pages = embed.add_hugepages(32);
+    vm.spec.page = PageSize::Huge2M;
+    vm.spec.resources.memory = pages(PageSize::Huge2M, vm.spec.memory);
+    vm.start();
+    assert_eq!(vm.backend.inspect(vm.uid()).unwrap().hugepages, Bytes::mib(64));
+    vm.backend.force_off(vm.uid()).unwrap();
+}
+
+#[test]
+fn a_vm_that_cannot_start_says_why_and_is_seen_as_stopped() {
+    let embed = Embed::get();
+    let vm = embed.vm("broken");
+    let files = DiskFiles { disk: embed.root.join("files/missing.qcow2"), ..vm.files.clone() };
+    let error = vm.backend.start(&vm.spec, &files, &embed.capabilities).unwrap_err();
+    assert!(matches!(reason(error), ("StartFailed", why) if why.contains("missing.qcow2")));
+    assert!(matches!(state(&vm), Some(DomainState::Stopped(_))));
+    vm.start();
+    assert_eq!(state(&vm), Some(DomainState::Running), "the next try is not hindered");
+}
+
+#[test]
+fn domains_that_are_not_ours_are_not_shown_and_not_touched() {
+    let embed = Embed::get();
+    let vm = embed.vm("foreign");
+    let connect = Connect::open(Some(&embed.uri)).unwrap();
+    let define = |name: &str, uuid: &str, metadata: &str| {
+        let uuid = if uuid.is_empty() { String::new() } else { format!("<uuid>{uuid}</uuid>") };
+        let xml = format!(
+            "<domain type='qemu'><name>{name}</name>{uuid}<metadata>{metadata}</metadata><memory unit='MiB'>16</memory>\
+             <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>"
+        );
+        let domain = Domain::define_xml(&connect, &xml).unwrap();
+        domain.create().unwrap();
+        domain
+    };
+    let uuid = berth_libvirt::mark::domain_uuid(embed::cluster(), vm.uid());
+    let mark = |cluster: &str, epoch: &str| {
+        format!(
+            "<b:vm xmlns:b='https://berth.dev/domain/1' cluster='{cluster}' uid='{}' project='default' name='x' \
+             incarnation='0' epoch='{epoch}' restarts='0'/>",
+            vm.uid()
+        )
+    };
+    let pid = std::process::id();
+    let foreign = [
+        define(&format!("someone-{pid}"), "", ""),
+        define(&format!("berth-other-{pid}"), "", &mark("other", "1")),
+        // The name and the UUID of our VM, and a mark that is damaged.
+        define(&format!("berth-{}", vm.uid()), &uuid, &mark("test", "soon")),
+    ];
+
+    assert_eq!(state(&vm), None);
+    for outcome in [
+        vm.backend.force_off(vm.uid()),
+        vm.backend.shutdown(vm.uid()),
+        vm.backend.undefine(vm.uid()),
+        vm.backend.start(&vm.spec, &vm.files, &embed.capabilities).map(drop),
+        vm.backend.open_console(vm.uid(), true).map(drop),
+    ] {
+        assert!(matches!(reason(outcome.unwrap_err()), ("ForeignDomain", _)));
+    }
+    for domain in foreign {
+        assert!(domain.is_active().unwrap(), "{} still runs", domain.get_name().unwrap());
+        domain.destroy().unwrap();
+        domain.undefine().unwrap();
+    }
+    let mut connect = connect;
+    connect.close().unwrap();
+}
+
+#[test]
+fn what_happens_to_a_vm_is_told_and_why_it_stopped_is_seen() {
+    let embed = Embed::get();
+    let vm = embed.vm("events");
+    let events = Events::of(&vm);
+    vm.start();
+    events.wait_for(Lifecycle::Definition);
+    events.wait_for(Lifecycle::Started);
+    let console = vm.backend.open_console(vm.uid(), false).unwrap();
+    console.write_all(b"up?").unwrap();
+    read_until(&console, b"up?");
+
+    // The power button, which the guest heeds.
+    vm.backend.shutdown(vm.uid()).unwrap();
+    events.wait_for(Lifecycle::Stopped);
+    assert_eq!(state(&vm), Some(DomainState::Stopped(StopReason::GuestShutdown)));
+
+    vm.start();
+    events.wait_for(Lifecycle::Started);
+    let pid = i32::try_from(vm.backend.inspect(vm.uid()).unwrap().qemu_pid).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    events.wait_for(Lifecycle::Stopped);
+    assert_eq!(state(&vm), Some(DomainState::Stopped(StopReason::Crashed)));
+
+    vm.start();
+    events.wait_for(Lifecycle::Started);
+    vm.backend.force_off(vm.uid()).unwrap();
+    events.wait_for(Lifecycle::Stopped);
+    assert_eq!(state(&vm), Some(DomainState::Stopped(StopReason::Asked)));
+}
+
+#[test]
+fn the_console_carries_bytes_both_ways_at_once_and_ends_with_the_vm() {
+    let embed = Embed::get();
+    let vm = embed.vm("console");
+    assert!(matches!(reason(vm.backend.open_console(vm.uid(), false).unwrap_err()), ("NotRunning", _)));
+    vm.start();
+    let console = vm.backend.open_console(vm.uid(), false).unwrap();
+    let letters = (0..20_000_u32).map(|at| b'a' + u8::try_from(at % 23).unwrap());
+    let sent: Vec<u8> = letters.chain(*b"the end").collect();
+    std::thread::scope(|scope| {
+        // One thread waits for output while the other writes: neither may hold up the other.
+        let reader = scope.spawn(|| read_until(&console, b"the end"));
+        console.write_all(&sent).unwrap();
+        let read = reader.join().unwrap();
+        assert!(read.ends_with(&sent), "every byte once and in order");
+    });
+
+    let (refused, _) = reason(vm.backend.open_console(vm.uid(), false).unwrap_err());
+    assert_eq!(refused, "ConsoleBusy");
+    let second = vm.backend.open_console(vm.uid(), true).unwrap();
+    assert_eq!(console.read(&mut [0; 8]).unwrap(), 0, "the first session is over");
+    second.write_all(b"again").unwrap();
+    read_until(&second, b"again");
+
+    // Ctrl-D, on which the guest turns itself off.
+    second.write_all(&[4]).unwrap();
+    let mut buffer = [0; 64];
+    while second.read(&mut buffer).unwrap() > 0 {}
+    let error = loop {
+        match second.write(b"x") {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    let log = std::fs::read_to_string(vm.files.console_log.as_ref().unwrap()).unwrap();
+    assert!(log.contains("berth test guest"), "the log has what was said before anyone listened: {log:?}");
+}
+
+#[test]
+fn closing_a_console_wakes_its_reader_and_lets_the_next_in() {
+    let embed = Embed::get();
+    let vm = embed.vm("closing");
+    vm.start();
+    let console = vm.backend.open_console(vm.uid(), false).unwrap();
+    console.write_all(b"ready").unwrap();
+    read_until(&console, b"ready");
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| console.read(&mut [0; 8]).unwrap());
+        console.close();
+        assert_eq!(reader.join().unwrap(), 0);
+    });
+    console.close();
+    drop(console);
+    let next = vm.backend.open_console(vm.uid(), false).unwrap();
+    next.write_all(b"next").unwrap();
+    read_until(&next, b"next");
+}
+
+#[test]
+fn a_restart_in_the_guest_is_no_stop() {
+    let embed = Embed::get();
+    let vm = embed.vm("again");
+    vm.start();
+    let pid = vm.backend.inspect(vm.uid()).unwrap().qemu_pid;
+    let connect = Connect::open(Some(&embed.uri)).unwrap();
+    let uuid = berth_libvirt::mark::domain_uuid(embed::cluster(), vm.uid());
+    Domain::lookup_by_uuid_string(&connect, &uuid).unwrap().reset().unwrap();
+    assert_eq!(state(&vm), Some(DomainState::Running));
+    assert_eq!(vm.backend.inspect(vm.uid()).unwrap().qemu_pid, pid);
+    let mut connect = connect;
+    connect.close().unwrap();
+}
