@@ -28,7 +28,7 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
         /// Why not, and what to do.
-        why: &'static str,
+        why: String,
     },
     /// The lab in this state directory runs.
     #[error("lab {number} in {} is up; take it down first", state_dir.display())]

@@ -23,6 +23,12 @@ pub(crate) const FOLDER: &str = "/run/berth-lab";
 
 const POOL: &str = "/proc/sys/vm/nr_hugepages";
 
+/// What there may be of a number: a record, one that was being written, and the lock, which goes last.
+const FILES: [&str; 3] = ["json", UNFINISHED, "lock"];
+
+/// The extension of files that are being written.
+const UNFINISHED: &str = "new";
+
 /// What a lab's record says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -95,7 +101,7 @@ impl Claim {
 
     /// Gives the number back: removes the lab's files while the lock is still held.
     pub(crate) fn release(self) -> Result<()> {
-        for kind in ["json", "lock"] {
+        for kind in FILES {
             remove_file(&file(self.number, kind))?;
         }
         Ok(())
@@ -131,7 +137,7 @@ pub(crate) fn is_dead(claim: &Claim) -> Result<Option<bool>> {
 
 /// The files of one number that exist.
 pub(crate) fn files(number: u8) -> Vec<PathBuf> {
-    ["lock", "json"].into_iter().map(|kind| file(number, kind)).filter(|path| path.exists()).collect()
+    FILES.into_iter().map(|kind| file(number, kind)).filter(|path| path.exists()).collect()
 }
 
 fn file(number: u8, kind: &str) -> PathBuf {
@@ -224,6 +230,7 @@ impl Machine {
             while nix::mount::umount2(namespaces, nix::mount::MntFlags::MNT_DETACH).is_ok() {}
             remove_empty(namespaces)?;
         }
+        remove_file(&unfinished(&pool_file()))?;
         remove_empty(Path::new(FOLDER))
     }
 }
@@ -266,10 +273,15 @@ pub(crate) fn load<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option
     }
 }
 
+/// The name that a file has while it is being written.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    path.with_extension(UNFINISHED)
+}
+
 /// Writes a file in one step: there is the old one or the new one, never a part.
 pub(crate) fn store<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec_pretty(value).expect("the lab's records are plain values with string keys");
-    let fresh = path.with_extension("new");
+    let fresh = unfinished(path);
     fs::write(&fresh, text).at("write", &fresh)?;
     fs::rename(&fresh, path).at("write", path)
 }

@@ -105,6 +105,8 @@ fn namespace(path: impl AsRef<Path>) -> Option<Namespace> {
 
 struct Candidate {
     identity: Identity,
+    /// It is just becoming another program, and says nothing of itself.
+    in_exec: bool,
     network: Option<Namespace>,
     mount: Option<Namespace>,
     marked: bool,
@@ -112,12 +114,36 @@ struct Candidate {
 
 /// All processes of lab `number`, never this one.
 pub(crate) fn of_lab(number: u8) -> Vec<Identity> {
+    look(number).0
+}
+
+/// The processes of lab `number`, and whether there may be one more that cannot be told at this moment.
+///
+/// Before a child of the lab's starter becomes another program it holds a copy of the starter's lock, so that nobody
+/// looks for it; and once it has entered a namespace it is known by that. In between its environment is empty for the
+/// moments in which the kernel replaces one program by the next.
+fn look(number: u8) -> (Vec<Identity>, bool) {
     let own = std::process::id();
     let candidates: Vec<_> =
         pids().filter(|pid| pid.unsigned_abs() != own).filter_map(|pid| look_at(pid, number)).collect();
     let theirs = network_namespaces(number).iter().filter_map(|name| namespace(format!("/run/netns/{name}"))).collect();
     let ours = [namespace("/proc/self/ns/net"), namespace("/proc/self/ns/mnt")].into_iter().flatten().collect();
-    closure(&candidates, theirs, &ours)
+    let now = uptime_ticks();
+    let unsure = candidates
+        .iter()
+        .any(|candidate| candidate.in_exec && candidate.identity.start_time.saturating_add(YOUNG_TICKS) > now);
+    (closure(&candidates, theirs, &ours), unsure)
+}
+
+/// Ten seconds: longer than a process of ours takes from its start into its namespace. The kernel counts 100 to the
+/// second in everything it shows. Older processes with an empty environment were made that way.
+const YOUNG_TICKS: u64 = 1000;
+
+/// Time since boot as processes' start times count it; 0 if it cannot be told, which makes every process young.
+fn uptime_ticks() -> u64 {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let mut parts = text.split([' ', '.']).map_while(|part| part.parse::<u64>().ok());
+    parts.next().and_then(|seconds| Some(seconds * 100 + parts.next()?)).unwrap_or(0)
 }
 
 /// Those in a namespace of the lab or marked, and those who share a namespace with them, other than the machine's own.
@@ -143,8 +169,11 @@ fn closure(candidates: &[Candidate], mut theirs: BTreeSet<Namespace>, ours: &BTr
 fn look_at(pid: i32, number: u8) -> Option<Candidate> {
     let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let mark = format!("{MARK}={number}");
+    // Kernel threads have no environment either, but no program.
+    let in_exec = environment.is_empty() && fs::read_link(format!("/proc/{pid}/exe")).is_ok();
     Some(Candidate {
         identity: Identity::of(pid)?,
+        in_exec,
         network: namespace(format!("/proc/{pid}/ns/net")),
         mount: namespace(format!("/proc/{pid}/ns/mnt")),
         marked: environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()),
@@ -172,13 +201,13 @@ pub(crate) fn kill_all(number: u8, limit: Duration) -> Result<Vec<Identity>> {
     let mut problem = None;
     let gone = poll(limit, || {
         // Looked for anew each time: what forked between the look and the signal is found in the next round.
-        let left = of_lab(number);
+        let (left, unsure) = look(number);
         for process in &left {
             if let Err(error) = process.signal(Signal::SIGKILL) {
                 problem.get_or_insert(error);
             }
         }
-        left.is_empty().then_some(())
+        (left.is_empty() && !unsure).then_some(())
     });
     match problem {
         Some(problem) => Err(problem),
@@ -218,6 +247,7 @@ mod tests {
     fn a_lab_is_what_shares_its_namespaces_or_its_mark_and_never_the_machines_own() {
         let one = |pid, network: u64, mount: u64, marked| Candidate {
             identity: Identity { pid, start_time: 0 },
+            in_exec: false,
             network: Some((4, network)),
             mount: Some((4, mount)),
             marked,

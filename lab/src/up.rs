@@ -120,12 +120,13 @@ fn usable(path: &Path) -> Result<PathBuf> {
     let path = fs::canonicalize(path).at("find", path)?;
     let refuse = |why| Err(Error::StateDir { path: path.clone(), why });
     if HIDDEN.iter().any(|hidden| path.starts_with(hidden)) {
-        return refuse("hosts see folders of their own there; choose another place, such as /var/tmp/lab");
+        return refuse("hosts see folders of their own there; choose another place, such as /var/tmp/lab".to_owned());
     }
     if !path.join(DESCRIPTION).exists() {
         for entry in fs::read_dir(&path).at("read", &path)? {
-            if entry.at("read", &path)?.file_name() != LOGS {
-                return refuse("it holds files that are not a lab's; choose an empty one");
+            let name = entry.at("read", &path)?.file_name();
+            if name != LOGS && Path::new(&name) != machine::unfinished(Path::new(DESCRIPTION)) {
+                return refuse(format!("it holds {}, which is not a lab's; choose an empty one", name.display()));
             }
         }
     }
@@ -318,6 +319,9 @@ pub(crate) fn clean(claim: Claim, shared: &Machine, state_dir: Option<&Path>, mu
     }
     network::down(number)?;
     shared.set_hugepages(number, 0)?;
+    if let Some(state_dir) = state_dir {
+        machine::remove_file(&machine::unfinished(&state_dir.join(DESCRIPTION)))?;
+    }
     if let Some(state_dir) = state_dir
         && describe(state_dir)?.is_some_and(|plan| plan.number == number)
     {
