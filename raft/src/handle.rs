@@ -218,6 +218,15 @@ impl Handle {
         .await
     }
 
+    /// Proposes a change on this member alone: if it does not lead at this moment, nothing is proposed. For what a leader
+    /// says as the leader, which must not be said in its name after another one took over.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; [`ProposeError::NoLeader`] if this member does not lead.
+    pub async fn propose_leading(&self, payload: Bytes, timeout: Duration) -> Result<Bytes, ProposeError> {
+        self.local.propose_here(payload, timeout).await
+    }
+
     /// Waits until what this member has applied reflects every change that was acknowledged anywhere before this call, and
     /// returns the index up to which that is so. A read of the state machine after it is linearizable.
     ///
@@ -332,14 +341,6 @@ impl Handle {
             Ok(Err(_)) => Err(stopped("it is shutting down".to_owned())),
             Err(_) => Err(TransferError::TimedOut),
         }
-    }
-
-    /// Compacts the log into a snapshot now; returns when that has begun.
-    ///
-    /// # Errors
-    /// If this member takes no part; the text says why.
-    pub async fn compact(&self) -> Result<(), String> {
-        self.local.raft.trigger().snapshot().await.map_err(|fatal| fatal.to_string())
     }
 
     /// Stops this member: it takes no further part, everything it stored is on the disk, and its directory may be opened

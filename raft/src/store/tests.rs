@@ -12,6 +12,8 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
 use openraft::type_config::TypeConfigExt;
 use openraft::{RaftLogReader, StorageError};
+use proptest::collection::vec;
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::directory::{self, Directory};
@@ -412,6 +414,82 @@ async fn a_directory_in_use_is_refused() {
     assert!(matches!(refused(root.path()), OpenError::InUse { .. }));
     drop(opened);
     drop(directory::open(root.path(), 1).unwrap());
+}
+
+/// What may happen to a log, as sizes and counts that fit whatever the log holds by then.
+#[derive(Debug, Clone)]
+enum Step {
+    Append { count: u64, bytes: usize },
+    Truncate { from_end: u64 },
+    Purge { from_start: u64 },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..8_u64, 0..20_000_usize).prop_map(|(count, bytes)| Step::Append { count, bytes }),
+        1 => (0..6_u64).prop_map(|from_end| Step::Truncate { from_end }),
+        1 => (0..6_u64).prop_map(|from_start| Step::Purge { from_start }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// Does the steps to a store and to a list, and compares the two after each.
+async fn compare_with_a_list(steps: Vec<Step>) {
+    let root = tempfile::tempdir().unwrap();
+    let open = || {
+        let Directory { engine, tail, lock, .. } = directory::open(root.path(), 1).unwrap();
+        // So little memory that most of the log is read from the disk.
+        LogStore::start(engine, tail.with_limit(10_000), Box::new(lock)).unwrap()
+    };
+    let (mut store, mut closer) = open();
+    let mut list: Vec<LogEntry> = Vec::new();
+    let mut purged = None;
+    let mut term = 1;
+    store.save_vote(&Vote::new_committed(1000, 1)).await.unwrap();
+    for step in steps {
+        let end = list.last().map(|entry| entry.log_id).or(purged);
+        match step {
+            Step::Append { count, bytes } => {
+                let first = end.map_or(0, |end| end.index + 1);
+                let added = (first..first + count).map(|index| entry(term, index, vec![index.to_le_bytes()[0]; bytes]));
+                let added: Vec<_> = added.collect();
+                append(&mut store, added.clone()).await;
+                list.extend(added);
+            }
+            Step::Truncate { from_end } => {
+                list.truncate(list.len().saturating_sub(usize::try_from(from_end).unwrap()));
+                term += 1;
+                store.truncate_after(list.last().map(|entry| entry.log_id).or(purged)).await.unwrap();
+            }
+            Step::Purge { from_start } => {
+                let count = list.len().min(usize::try_from(from_start).unwrap());
+                if let Some(upto) = list.drain(..count).next_back().map(|entry| entry.log_id) {
+                    purged = Some(upto);
+                    store.purge(upto).await.unwrap();
+                }
+            }
+            Step::Reopen => {
+                drop(store);
+                closer.close().await;
+                (store, closer) = open();
+            }
+        }
+        assert_eq!(read(&mut store).await, list);
+        let state = store.get_log_state().await.unwrap();
+        assert_eq!(state.last_purged_log_id, purged);
+        assert_eq!(state.last_log_id, list.last().map(|entry| entry.log_id).or(purged));
+    }
+    closer.close().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn the_store_does_what_a_list_does(steps in vec(step(), 1..25)) {
+        tokio::runtime::Runtime::new().unwrap().block_on(compare_with_a_list(steps));
+    }
 }
 
 #[test]
