@@ -6,7 +6,7 @@
 //! ```text
 //! 0-15 system area, empty   16 volume descriptor   17 Joliet's   18 their end
 //! 19, 20 path tables (little, big endian)          21, 22 Joliet's
-//! 23 the folder             24 Joliet's            25… the files, each from a sector of its own
+//! 23 the folder             24 Joliet's            25… the files, each from a sector of its own, and padding
 //! ```
 //!
 //! References: ECMA-119; Joliet Specification 1995; SUSP and RRIP 1.10.
@@ -21,6 +21,10 @@ const JOLIET_PATH_TABLE: u32 = 21;
 const ROOT: u32 = 23;
 const JOLIET_ROOT: u32 = 24;
 const FIRST_FILE: u32 = 25;
+
+/// Empty sectors at the end, as many as mkisofs writes. busybox gives up on the label of a disk that ends within the
+/// 64 KiB in which it looks for file systems, and some drives read ahead.
+const PADDING: u32 = 150;
 
 /// One file of the image.
 pub(crate) struct IsoFile<'a> {
@@ -41,7 +45,7 @@ pub(crate) fn write(label: &str, files: &[IsoFile<'_>]) -> Vec<u8> {
             (file, at)
         })
         .collect();
-    let total = next;
+    let total = next + PADDING;
 
     let mut image = vec![0_u8; total as usize * SECTOR];
     let mut put = |sector: u32, bytes: &[u8]| {

@@ -157,7 +157,7 @@ mod tests {
         let name: Name = "web-1".parse().unwrap();
         let image = render(&seed(&name, Some(b"#cloud-config\nhostname: a\n"))).unwrap();
         let digest = berth_model::image::Sha256Digest(Sha256::digest(&image).into()).to_string();
-        assert_eq!(digest, "2b8f1acf52d5b59656c65f353af09819f99e3d0bceecf09af0dfa0612a746d54");
+        assert_eq!(digest, "379d025e7c951a2947a16884df8f8b870050b7179aa01f4808bca98fb2302ba6");
     }
 
     #[test]
