@@ -1,0 +1,185 @@
+//! The command line as it is written. Nothing is looked up or decided here; see [`crate::settings`].
+
+pub(crate) mod image;
+pub(crate) mod vm;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Gives virtual machines their berth, and shows where they lie.
+#[derive(Parser, Debug)]
+#[command(
+    name = "berth",
+    version = berth_telemetry::BUILD.version,
+    after_long_help = crate::exit::HELP,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Args {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What holds for every command.
+#[derive(ClapArgs, Debug, Clone, Default)]
+pub(crate) struct Global {
+    /// The configuration file [default: ~/.config/berth/config.yaml]
+    #[arg(long, global = true, env = "BERTH_CONFIG", value_name = "FILE", help_heading = "Global options")]
+    pub(crate) config: Option<PathBuf>,
+    /// The cluster of the configuration to talk to [default: its `current`]
+    #[arg(long, global = true, env = "BERTH_CLUSTER", value_name = "NAME", help_heading = "Global options")]
+    pub(crate) cluster: Option<String>,
+    /// Controllers to ask instead of the configured ones; may be repeated
+    #[arg(
+        long,
+        global = true,
+        env = "BERTH_ENDPOINT",
+        value_name = "HOST:PORT",
+        value_delimiter = ',',
+        help_heading = "Global options"
+    )]
+    pub(crate) endpoint: Vec<String>,
+    /// How data is printed
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "BERTH_OUTPUT",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "table|json|yaml",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Output,
+    /// The project of what is named
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "BERTH_PROJECT",
+        value_name = "NAME",
+        default_value = "default",
+        help_heading = "Global options"
+    )]
+    pub(crate) project: String,
+    /// Take what the first controller has at hand, even if it may be out of date or there is no leader
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) stale: bool,
+    /// How long to try to reach the cluster: 500ms, 30s, 5m [default: 30s]
+    #[arg(long, global = true, value_name = "SPAN", value_parser = crate::duration::parse, help_heading = "Global options")]
+    pub(crate) timeout: Option<Duration>,
+    /// No colour; the same as setting NO_COLOR
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) no_color: bool,
+    /// No progress and no remarks, only data and errors
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+}
+
+/// How data is printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// One JSON document.
+    Json,
+    /// One YAML document.
+    Yaml,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Virtual machines
+    #[command(subcommand)]
+    Vm(vm::Verb),
+    /// Hosts: the machines that carry VMs
+    #[command(subcommand)]
+    Host(HostVerb),
+    /// Images: names for the bytes that disks start as
+    #[command(subcommand)]
+    Image(image::Verb),
+    /// Instance types: names for sizes
+    #[command(subcommand, name = "instancetype")]
+    InstanceType(InstanceTypeVerb),
+    /// The cluster of controllers itself
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// The folder to write them to; it must exist
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Print the version of this program
+    Version,
+}
+
+/// What to do with hosts.
+#[derive(Subcommand, Debug)]
+pub(crate) enum HostVerb {
+    /// List hosts
+    #[command(alias = "ls")]
+    List,
+    /// Show one host: its topology, what is booked, how its VMs are run
+    Show {
+        /// The host's name
+        name: String,
+    },
+}
+
+/// What to do with instance types.
+#[derive(Subcommand, Debug)]
+pub(crate) enum InstanceTypeVerb {
+    /// List instance types
+    #[command(alias = "ls")]
+    List,
+}
+
+/// What to do with the cluster.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ClusterVerb {
+    /// Show the controllers: who leads, who is reachable, how far each has come
+    Status,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        crate::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_stand_after_the_verb() {
+        let args =
+            Args::try_parse_from(["berth", "vm", "list", "-o", "json", "--endpoint", "a:1,b:2", "--timeout", "5s"]);
+        let global = args.unwrap().global;
+        assert_eq!(global.output, Output::Json);
+        assert_eq!(global.endpoint, ["a:1", "b:2"]);
+        assert_eq!(global.timeout, Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_manifest_excludes_what_it_says_itself() {
+        assert!(Args::try_parse_from(["berth", "vm", "create", "-f", "vm.yaml"]).is_ok());
+        assert!(Args::try_parse_from(["berth", "vm", "create", "x", "-f", "vm.yaml"]).is_err());
+        assert!(Args::try_parse_from(["berth", "vm", "create"]).is_err());
+        assert!(Args::try_parse_from(["berth", "vm", "create", "x", "--wait", "--no-wait"]).is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! Arguments of `berth vm`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use berth_model::Bytes;
+use clap::{Args, Subcommand};
+
+/// What to do with VMs.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Verb {
+    /// Create a VM, and wait until it runs
+    Create(Create),
+    /// List VMs
+    #[command(alias = "ls")]
+    List(List),
+    /// Show one VM: what was asked, where it lies and why, how it is
+    Show {
+        /// The VM's name
+        name: String,
+    },
+    /// Let a VM run
+    Start(Change),
+    /// Shut a VM down; it keeps its disk and its place
+    Stop(Change),
+    /// Restart a VM
+    Restart(Change),
+    /// Delete a VM and its disk
+    #[command(alias = "rm")]
+    Delete(Change),
+    /// Join the serial console of a VM; Ctrl-] leaves it
+    Console(Console),
+    /// Follow changes of VMs, one line each
+    Watch(Watch),
+}
+
+/// Create a VM.
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// The VM's name, a DNS label; the guest's hostname
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) name: Option<String>,
+    /// Read VMs from a manifest instead; `-` is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// What is asked.
+    #[command(flatten)]
+    pub(crate) spec: Spec,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+    /// Name the request, to send it again safely: a UUID of version 7
+    #[arg(long, value_name = "UUID", conflicts_with = "file")]
+    pub(crate) request_id: Option<String>,
+}
+
+/// What is asked of a VM.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Spec {
+    /// The image that the disk starts as
+    #[arg(long, value_name = "NAME", required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) image: Option<String>,
+    /// The instance type that gives the size
+    #[arg(long, value_name = "NAME", conflicts_with = "file")]
+    pub(crate) instancetype: Option<String>,
+    /// Virtual CPUs
+    #[arg(long, value_name = "COUNT", conflicts_with = "file")]
+    pub(crate) cpus: Option<u32>,
+    /// Guest memory: 256MiB, 8GiB
+    #[arg(long, value_name = "AMOUNT", conflicts_with = "file")]
+    pub(crate) memory: Option<Bytes>,
+    /// The tuning template
+    #[arg(long, value_name = "TEMPLATE", value_parser = ["high"], conflicts_with = "file")]
+    pub(crate) performance: Option<String>,
+    /// The size of the disk [default: the image's]
+    #[arg(long, value_name = "AMOUNT", conflicts_with = "file")]
+    pub(crate) disk_size: Option<Bytes>,
+    /// A file with cloud-init user data
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    pub(crate) user_data: Option<PathBuf>,
+    /// A label, KEY=VALUE; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "file")]
+    pub(crate) labels: Vec<(String, String)>,
+    /// An annotation, KEY=VALUE; may be repeated
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = key_value, conflicts_with = "file")]
+    pub(crate) annotations: Vec<(String, String)>,
+    /// Do not start it
+    #[arg(long, conflicts_with = "file")]
+    pub(crate) halted: bool,
+}
+
+/// Whether to wait for the effect.
+#[derive(Args, Debug, Clone, Copy)]
+pub(crate) struct Waiting {
+    /// Wait until it is so; the default
+    #[arg(long, overrides_with = "wait")]
+    pub(crate) wait: bool,
+    /// Return when the cluster has accepted the request
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) no_wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "SPAN", value_parser = crate::duration::parse, default_value = "5m")]
+    pub(crate) wait_timeout: Duration,
+}
+
+/// Change one VM.
+#[derive(Args, Debug)]
+pub(crate) struct Change {
+    /// The VM's name
+    pub(crate) name: String,
+    /// Refuse unless the VM has this uid
+    #[arg(long, value_name = "UID")]
+    pub(crate) expected_uid: Option<String>,
+    /// Refuse unless the VM is at this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) expected_revision: Option<u64>,
+    /// Name the request, to send it again safely: a UUID of version 7
+    #[arg(long, value_name = "UUID")]
+    pub(crate) request_id: Option<String>,
+    /// Whether to wait.
+    #[command(flatten)]
+    pub(crate) waiting: Waiting,
+}
+
+/// Which VMs.
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    /// Of every project
+    #[arg(short = 'A', long)]
+    pub(crate) all_projects: bool,
+    /// Only VMs with these labels: app=web,tier!=cache
+    #[arg(short = 'l', long, value_name = "TERMS", default_value = "", hide_default_value = true)]
+    pub(crate) selector: String,
+}
+
+/// Which VMs to follow.
+#[derive(Args, Debug)]
+pub(crate) struct Watch {
+    /// Only the VM of this name
+    pub(crate) name: Option<String>,
+    /// Which VMs.
+    #[command(flatten)]
+    pub(crate) list: List,
+    /// Only changes after this revision, without the present state
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) from_revision: Option<u64>,
+}
+
+/// Join a console.
+#[derive(Args, Debug)]
+pub(crate) struct Console {
+    /// The VM's name
+    pub(crate) name: String,
+    /// Print the console until this text appears, then end; with --timeout, for at most so long
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) until: Option<String>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))
+}

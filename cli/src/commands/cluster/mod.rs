@@ -1,0 +1,3 @@
+//! `berth cluster`.
+
+pub(super) mod status;

@@ -1,0 +1,3 @@
+//! `berth instancetype`.
+
+pub(super) mod list;

@@ -1,0 +1,117 @@
+//! `berth vm create`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use berth_model::vm::VmSpec;
+use berth_proto::v1;
+
+use super::super::{Session, Writing};
+use super::{sentence, service, settle};
+use crate::args::vm::{Create, Spec};
+use crate::exit::ExitStatus;
+use crate::failure::Failure;
+use crate::manifest;
+use crate::view::{ListView, VmView};
+use crate::wait::Goal;
+
+/// What to ask for, from arguments or manifest.
+pub(in crate::commands) fn requests(create: &Create, project: &str) -> Result<Vec<v1::CreateVmRequest>, Failure> {
+    match (&create.file, &create.name) {
+        (Some(file), _) => manifest::read(file, project),
+        (None, name) => {
+            let name = name.clone().expect("the arguments require a name or a file");
+            Ok(vec![request(name, project, &create.spec)?])
+        }
+    }
+}
+
+fn request(name: String, project: &str, spec: &Spec) -> Result<v1::CreateVmRequest, Failure> {
+    let Spec { image, instancetype, cpus, memory, performance, disk_size, user_data, labels, annotations, halted } =
+        spec;
+    let performance = match performance.as_deref() {
+        Some("high") => v1::Performance::High,
+        _ => v1::Performance::Unspecified,
+    };
+    let run_strategy = if *halted { v1::RunStrategy::Halted } else { v1::RunStrategy::Unspecified };
+    Ok(v1::CreateVmRequest {
+        write: None,
+        project: project.to_owned(),
+        name,
+        labels: labels.iter().cloned().collect(),
+        annotations: annotations.iter().cloned().collect(),
+        spec: Some(v1::VmSpec {
+            instance_type: instancetype.clone().unwrap_or_default(),
+            cpus: *cpus,
+            memory_bytes: memory.map(|memory| memory.0),
+            performance: performance.into(),
+            image: image.clone().unwrap_or_default(),
+            disk_size_bytes: disk_size.map(|size| size.0),
+            run_strategy: run_strategy.into(),
+            user_data: user_data.as_deref().map(read_user_data).transpose()?,
+            ..v1::VmSpec::default()
+        }),
+    })
+}
+
+fn read_user_data(path: &Path) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::refused(format!("cannot read the user data {}: {error}", path.display()));
+    let limit = VmSpec::MAX_USER_DATA.0;
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        return Err(Failure::refused(format!(
+            "the user data {} is longer than {}",
+            path.display(),
+            VmSpec::MAX_USER_DATA
+        ))
+        .code("BE-1008"));
+    }
+    Ok(bytes)
+}
+
+/// Asks, and waits. With several VMs, all are asked for before the first is waited for.
+pub(in crate::commands) async fn run(
+    mut session: Session<'_>,
+    create: Create,
+    requests: Vec<v1::CreateVmRequest>,
+) -> Result<ExitStatus, Failure> {
+    let count = requests.len();
+    let mut answers = Vec::with_capacity(count);
+    for (at, mut request) in requests.into_iter().enumerate() {
+        let check = format!("berth --project {} vm show {}", request.project, request.name);
+        let called = format!("{}/{}", request.project, request.name);
+        let Writing { write, effect } = Writing::new(create.request_id.as_deref(), None, None, check);
+        request.write = Some(write);
+        let answer = session
+            .client
+            .ask(&effect, request, |channel, question| async move { service(channel).create_vm(question).await })
+            .await
+            .map_err(|failure| {
+                if count > 1 {
+                    failure.note(format!("this is about {called}; the {at} before it in the manifest were created"))
+                } else {
+                    failure
+                }
+            })?;
+        answers.push(answer);
+    }
+    let mut vms = Vec::with_capacity(count);
+    for answer in answers {
+        let vm = settle(&mut session, answer, goal, create.waiting).await?;
+        vms.extend(vm);
+    }
+    if let [vm] = vms.as_slice() {
+        super::print_changed(&mut session, vm)?;
+    } else {
+        let revision = vms.iter().map(|vm| vm.metadata.revision).max().unwrap_or_default();
+        let text = vms.iter().map(sentence).collect::<String>();
+        session.print(&ListView::new("VirtualMachine", revision, vms), |_| text)?;
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn goal(vm: &VmView) -> Goal {
+    if vm.spec.run_strategy == "Halted" { Goal::Stopped } else { Goal::Running }
+}

@@ -1,0 +1,77 @@
+//! Where words go: data to standard output, talk to standard error.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::failure::Failure;
+
+/// The two streams and how they may look.
+pub(crate) struct Printer {
+    out: Box<dyn Write + Send>,
+    err: Box<dyn Write + Send>,
+    talk: Talk,
+    colour_out: bool,
+    colour_err: bool,
+}
+
+/// What may be said beside data and errors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Talk {
+    /// Nothing.
+    None,
+    /// Lines.
+    Lines,
+    /// To a terminal, where a line may be drawn again.
+    Terminal,
+}
+
+impl Printer {
+    /// The streams of this process. Colour only on a terminal, and never with `--no-color` or `NO_COLOR`.
+    pub(crate) fn of_process(quiet: bool, no_color: bool) -> Self {
+        let colour = !no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self {
+            out: Box::new(io::stdout()),
+            err: Box::new(io::stderr()),
+            talk: match (quiet, io::stderr().is_terminal()) {
+                (true, _) => Talk::None,
+                (false, false) => Talk::Lines,
+                (false, true) => Talk::Terminal,
+            },
+            colour_out: colour && io::stdout().is_terminal(),
+            colour_err: colour && io::stderr().is_terminal(),
+        }
+    }
+
+    /// Data.
+    pub(crate) fn data(&mut self, text: &str) -> Result<(), Failure> {
+        self.out.write_all(text.as_bytes())?;
+        Ok(self.out.flush()?)
+    }
+
+    /// Data that is no text of ours: what a guest wrote.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.out.write_all(bytes)?;
+        Ok(self.out.flush()?)
+    }
+
+    /// A remark; nothing with `--quiet`. A standard error that is closed is no reason to fail.
+    pub(crate) fn note(&mut self, text: &str) {
+        if self.talk != Talk::None {
+            let _ = writeln!(self.err, "{text}");
+        }
+    }
+
+    /// An error, with `--quiet` too.
+    pub(crate) fn failure(&mut self, failure: &Failure) {
+        let _ = self.err.write_all(failure.render(self.colour_err).as_bytes());
+    }
+
+    /// Whether data may be coloured.
+    pub(crate) const fn colour(&self) -> bool {
+        self.colour_out
+    }
+
+    /// Whether talk goes to a person's terminal and is wanted.
+    pub(crate) fn animated(&self) -> bool {
+        self.talk == Talk::Terminal
+    }
+}

@@ -1,0 +1,175 @@
+//! VMs as text.
+
+use super::table::{Cell, Table, Tone};
+use super::{Style, conditions, dash, fields, indented, moment, pairs, section, short_digest};
+use crate::duration::age;
+use crate::view::VmView;
+use crate::view::vm::{ObservedView, PagesView, PlacementView, UnplacedView};
+use std::fmt::Write as _;
+
+/// The list. The project is shown where more than one may occur.
+pub(crate) fn list(vms: &[VmView], all_projects: bool, style: Style) -> String {
+    if vms.is_empty() {
+        return String::new();
+    }
+    if all_projects {
+        let mut table = Table::new(["PROJECT", "NAME", "PHASE", "HOST", "CPUS", "MEMORY", "IMAGE", "AGE", "MESSAGE"]);
+        for vm in vms {
+            let [name, phase, host, cpus, memory, image, age, message] = row(vm, style);
+            table.row([Cell::plain(&vm.metadata.project), name, phase, host, cpus, memory, image, age, message]);
+        }
+        table.render(style.colour)
+    } else {
+        let mut table = Table::new(["NAME", "PHASE", "HOST", "CPUS", "MEMORY", "IMAGE", "AGE", "MESSAGE"]);
+        for vm in vms {
+            table.row(row(vm, style));
+        }
+        table.render(style.colour)
+    }
+}
+
+fn row(vm: &VmView, style: Style) -> [Cell; 8] {
+    [
+        Cell::plain(&vm.metadata.name),
+        phase(&vm.status.phase),
+        Cell::plain(dash(&vm.status.host)),
+        Cell::plain(vm.spec.cpus.to_string()),
+        Cell::plain(vm.spec.memory.to_string()),
+        Cell::plain(&vm.spec.image),
+        Cell::plain(age(style.now.since(vm.metadata.created_at))),
+        Cell::plain(&vm.status.message),
+    ]
+}
+
+fn phase(phase: &str) -> Cell {
+    match phase {
+        "Running" => Cell::toned(phase, Tone::Good),
+        "Failing" => Cell::toned(phase, Tone::Bad),
+        "Stopped" | "Paused" => Cell::plain(phase),
+        _ => Cell::toned(phase, Tone::Waiting),
+    }
+}
+
+/// One VM in full.
+pub(crate) fn show(vm: &VmView, style: Style) -> String {
+    let VmView { metadata, spec, status, .. } = vm;
+    let mut head = vec![
+        ("Name", metadata.name.clone()),
+        ("Project", metadata.project.clone()),
+        ("Uid", metadata.uid.clone()),
+        ("Phase", status.phase.clone()),
+    ];
+    if !status.message.is_empty() {
+        head.push(("Message", status.message.clone()));
+    }
+    if !status.host.is_empty() {
+        head.push(("Host", status.host.clone()));
+    }
+    head.push(("Created", moment(metadata.created_at, style)));
+    if let Some(deleted_at) = metadata.deleted_at {
+        head.push(("Deleting", moment(deleted_at, style)));
+    }
+    if !metadata.labels.is_empty() {
+        head.push(("Labels", pairs(&metadata.labels)));
+    }
+    if !metadata.annotations.is_empty() {
+        head.push(("Annotations", pairs(&metadata.annotations)));
+    }
+    head.push(("Revision", format!("{} (spec generation {})", metadata.revision, metadata.generation)));
+
+    let mut asked = Vec::new();
+    if !spec.instance_type.is_empty() {
+        asked.push(("Instance type", spec.instance_type.clone()));
+    }
+    asked.extend([
+        ("CPUs", spec.cpus.to_string()),
+        ("Memory", spec.memory.to_string()),
+        ("Performance", spec.performance.clone()),
+        (
+            "Image",
+            format!("{} (sha256 {}, {})", spec.image, short_digest(&status.image_sha256), status.image_virtual_size),
+        ),
+        ("Disk", spec.disk_size.to_string()),
+        ("Run strategy", spec.run_strategy.clone()),
+        ("User data", if status.has_user_data { "given" } else { "none" }.to_owned()),
+    ]);
+
+    let mut text = fields(&head);
+    text.push_str(&section("Spec", &asked));
+    if let Some(placement) = &status.placement {
+        text.push_str(&placed(placement, vm, style));
+    }
+    if let Some(unplaced) = status.unplaced.as_ref().filter(|_| status.placement.is_none()) {
+        text.push_str(&not_placed(unplaced, style));
+    }
+    if let Some(observed) = &status.observed {
+        text.push_str(&seen(observed, status.restart_count, style));
+    }
+    text.push_str(&conditions(&status.conditions, style));
+    text
+}
+
+fn placed(placement: &PlacementView, vm: &VmView, style: Style) -> String {
+    let PlacementView { host_uid, epoch, vcpus, emulator, iothread, memory, overhead, at } = placement;
+    let mut rows = vec![
+        ("Host", format!("{} (uid {host_uid}), epoch {epoch}", dash(&vm.status.host))),
+        ("Since", moment(*at, style)),
+    ];
+    if let Some(why) = vm.status.conditions.iter().find(|held| held.kind == "Placed" && !held.message.is_empty()) {
+        rows.push(("Why", why.message.clone()));
+    }
+    let pins: Vec<_> = vcpus.iter().enumerate().map(|(vcpu, thread)| format!("{vcpu} on thread {thread}")).collect();
+    rows.push(("vCPUs", format!("{}; exclusive", pins.join(", "))));
+    rows.push(("Emulator", format!("threads {}; shared", dash(emulator))));
+    rows.push(("IOThread", format!("threads {}; shared", dash(iothread))));
+    for PagesView { node, page_size, count } in memory {
+        rows.push(("Memory", format!("{count} pages of {page_size} on node {node}; exclusive")));
+    }
+    rows.push(("Overhead", format!("{overhead} of ordinary memory")));
+    section("Placement", &rows)
+}
+
+fn not_placed(unplaced: &UnplacedView, style: Style) -> String {
+    let UnplacedView { since, hosts, refusals } = unplaced;
+    let mut text = format!("\nNot placed: none of {hosts} hosts fits, since {}\n", moment(*since, style));
+    let mut table = Table::new(["HOST", "WHY NOT"]);
+    for refusal in refusals {
+        table.row([Cell::plain(&refusal.host), Cell::plain(&refusal.why)]);
+    }
+    if !refusals.is_empty() {
+        text.push_str(&indented(&table.render(style.colour)));
+    }
+    let unlisted = (*hosts as usize).saturating_sub(refusals.len());
+    if unlisted > 0 {
+        let _ = writeln!(text, "  and {unlisted} more");
+    }
+    text
+}
+
+fn seen(observed: &ObservedView, asked_restarts: u64, style: Style) -> String {
+    let ObservedView { state, stop_reason, accelerator, epoch, restart_count, failures, trouble, degraded, since } =
+        observed;
+    let state = match stop_reason {
+        Some(reason) => format!("{state} ({reason})"),
+        None => state.clone(),
+    };
+    let mut rows = vec![("Domain", state), ("Since", moment(*since, style))];
+    if let Some(accelerator) = accelerator {
+        let remark = if accelerator == "TCG" { " (slow: the host's KVM is not usable)" } else { "" };
+        rows.push(("Accelerator", format!("{accelerator}{remark}")));
+    }
+    rows.push(("Epoch", epoch.to_string()));
+    if asked_restarts > 0 || *restart_count > 0 {
+        rows.push(("Restarts", format!("{restart_count} of {asked_restarts} asked for")));
+    }
+    if *failures > 0 {
+        rows.push(("Failures", format!("{failures} in a row")));
+    }
+    if let Some(trouble) = trouble {
+        rows.push(("Trouble", format!("{}: {}", trouble.reason, trouble.message)));
+    }
+    for sentence in degraded {
+        rows.push(("Degraded", sentence.clone()));
+    }
+    section("Seen by the host", &rows)
+}
