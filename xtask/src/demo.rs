@@ -14,7 +14,8 @@ use crate::lab::{self, berth};
 /// The VM that the demo makes.
 const VM: &str = "demo";
 /// What its first boot does besides: the guest's own words are part of the proof.
-const USER_DATA: &str = "#cloud-config\nruncmd:\n  - echo hello from the guest, cpus $(nproc), hugepage-backed and pinned\n";
+const USER_DATA: &str =
+    "#cloud-config\nruncmd:\n  - echo hello from the guest, cpus $(nproc), hugepage-backed and pinned\n";
 
 /// Entry of the sub-command.
 pub(crate) fn run() -> Result<()> {
@@ -173,8 +174,7 @@ fn kill_hostd(lab: &Lab, proof: &Proof) -> Result<()> {
     loop {
         let vm = ask(lab, &["vm", "show", VM])?;
         let host = ask(lab, &["host", "show", &proof.host])?;
-        if vm.pointer("/status/phase").and_then(Value::as_str) == Some("Running")
-            && host.to_string().contains("Alive")
+        if vm.pointer("/status/phase").and_then(Value::as_str) == Some("Running") && host.to_string().contains("Alive")
         {
             break;
         }

@@ -56,6 +56,14 @@ pub(crate) struct Image {
     pub(crate) packages: Vec<String>,
 }
 
+impl Image {
+    /// What another program needs to use the image, as one line; the packages stay in the image's own folder.
+    pub(crate) fn to_json(&self) -> String {
+        let Self { name, path, sha256, virtual_size, packages: _ } = self;
+        serde_json::json!({ "name": name, "path": path, "sha256": sha256, "virtual_size": virtual_size }).to_string()
+    }
+}
+
 /// `recipe.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         check(&args.name)?;
     }
     if args.json {
-        println!("{}", serde_json::to_string(&image)?);
+        println!("{}", image.to_json());
     } else if args.print_path {
         println!("{}", image.path.display());
     } else {

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         steps.run("guest image tiny", "the console above tells where the guest stopped", || {
             let tiny = image::ensure("tiny", false)?;
-            nextest.env("BERTH_IMAGE_TINY", serde_json::to_string(&tiny)?);
+            nextest.env("BERTH_IMAGE_TINY", tiny.to_json());
             image::check("tiny")
         });
     }

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -30,13 +30,19 @@ pub(super) struct Promise {
     memory_mib: u32,
     /// CPUs of the guest, and queues of its disk.
     cpus: u32,
-    /// Seconds from the start of QEMU to the login prompt, not counting those in which QEMU waited for a CPU that others used.
-    prompt_within_s: u64,
+    /// Seconds from the start of QEMU until the console has shown the login prompt and everything below, not counting those in which QEMU waited for a CPU that others used.
+    up_within_s: u64,
     /// Seconds from the power button to the end of QEMU.
     off_within_s: u64,
-    /// Texts that the console must show before the prompt, on every boot, in this order; `{hostname}`, `{cpus}` and `{boot}` stand for
-    /// the seed's name, the number of CPUs and the number of the boot.
+    /// Texts that the console must show on every boot; `{hostname}`, `{cpus}` and `{boot}` stand for the seed's name, the number of
+    /// CPUs and the number of the boot.
     console: Vec<String>,
+    /// Texts that the console must show on the first boot only.
+    #[serde(default)]
+    first_boot: Vec<String>,
+    /// Whether the QEMU guest agent answers.
+    #[serde(default)]
+    agent: bool,
 }
 
 /// Boots twice: a disk that comes up once may still have been damaged by its first shutdown.
@@ -79,15 +85,18 @@ fn make_seed(path: &Path) -> Result<()> {
 struct Guest {
     child: Child,
     started: Instant,
-    control: std::path::PathBuf,
+    control: PathBuf,
+    agent: PathBuf,
     bytes: Receiver<Vec<u8>>,
     console: String,
 }
 
 impl Guest {
     fn start(folder: &Path, disk: &Path, seed: &Path, promise: &Promise) -> Result<Self> {
-        let control = folder.join("qmp");
-        let _ = std::fs::remove_file(&control);
+        let (control, agent) = (folder.join("qmp"), folder.join("agent"));
+        for left_over in [&control, &agent] {
+            let _ = std::fs::remove_file(left_over);
+        }
         let mut child = Command::new("qemu-system-x86_64")
             .args([
                 "-machine",
@@ -108,6 +117,13 @@ impl Guest {
             .args(["-device", &format!("virtio-blk-pci,drive=disk,num-queues={}", promise.cpus)])
             .args(["-drive", &format!("if=none,id=seed,format=raw,readonly=on,file={}", seed.display())])
             .args(["-device", "virtio-blk-pci,drive=seed", "-device", "virtio-rng-pci"])
+            .args(["-chardev", &format!("socket,id=agent,server=on,wait=off,path={}", agent.display())])
+            .args([
+                "-device",
+                "virtio-serial-pci",
+                "-device",
+                "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -123,30 +139,33 @@ impl Guest {
                 }
             }
         });
-        Ok(Self { child, started: Instant::now(), control, bytes, console: String::new() })
+        Ok(Self { child, started: Instant::now(), control, agent, bytes, console: String::new() })
     }
 
     /// One boot from power on to power off.
     fn follow(&mut self, boot: u32, promise: &Promise) -> Result<()> {
-        let deadline = self.started + GIVE_UP.max(Duration::from_secs(2 * promise.prompt_within_s));
-        let mut seen = 0;
+        let deadline = self.started + GIVE_UP.max(Duration::from_secs(2 * promise.up_within_s));
         let prompt = format!("{HOSTNAME} login:");
-        let texts = promise.console.iter().map(|text| {
+        let only_now = promise.first_boot.iter().filter(|_| boot == 1);
+        let texts = promise.console.iter().chain(only_now).map(|text| {
             text.replace("{hostname}", HOSTNAME)
                 .replace("{cpus}", &promise.cpus.to_string())
                 .replace("{boot}", &boot.to_string())
         });
         for text in texts.chain([prompt]) {
-            seen = self.wait_for(&text, seen, deadline).with_context(|| format!("no {text:?} on the console"))?;
+            self.wait_for(&text, deadline).with_context(|| format!("no {text:?} on the console"))?;
         }
         let (up, kept_waiting) = (self.started.elapsed(), self.kept_waiting());
-        if up.saturating_sub(kept_waiting) > Duration::from_secs(promise.prompt_within_s) {
+        if up.saturating_sub(kept_waiting) > Duration::from_secs(promise.up_within_s) {
             bail!(
-                "the prompt came after {:.1} s, promised are {} s (others kept QEMU waiting for {:.1} s, which is not counted)",
+                "it took {:.1} s to come up, promised are {} s (others kept QEMU waiting for {:.1} s, which is not counted)",
                 up.as_secs_f64(),
-                promise.prompt_within_s,
+                promise.up_within_s,
                 kept_waiting.as_secs_f64()
             );
+        }
+        if promise.agent {
+            self.ping_agent()?;
         }
         self.press_power_button()?;
         let pressed = Instant::now();
@@ -162,7 +181,7 @@ impl Guest {
             bail!("QEMU ended with {status}");
         }
         eprintln!(
-            "check: boot {boot}: login prompt after {:.1} s ({:.1} s of it waiting for a CPU), off {:.1} s after the power button",
+            "check: boot {boot}: up after {:.1} s ({:.1} s of it waiting for a CPU), off {:.1} s after the power button",
             up.as_secs_f64(),
             kept_waiting.as_secs_f64(),
             pressed.elapsed().as_secs_f64()
@@ -170,16 +189,27 @@ impl Guest {
         Ok(())
     }
 
-    /// Waits for a text on the console at or after an offset; returns the offset behind it.
-    fn wait_for(&mut self, text: &str, from: usize, deadline: Instant) -> Result<usize> {
-        loop {
-            if let Some(at) = self.console[from..].find(text) {
-                return Ok(from + at + text.len());
-            }
+    /// Waits until the console has shown a text.
+    fn wait_for(&mut self, text: &str, deadline: Instant) -> Result<()> {
+        while !self.console.contains(text) {
             let left = deadline.saturating_duration_since(Instant::now());
             let bytes = self.bytes.recv_timeout(left).context("the guest fell silent or ended")?;
             self.console.push_str(&String::from_utf8_lossy(&bytes));
         }
+        Ok(())
+    }
+
+    /// The agent's channel is virtio-serial, and its answer to a ping is an empty object.
+    fn ping_agent(&self) -> Result<()> {
+        let mut stream = UnixStream::connect(&self.agent).context("the guest agent's channel")?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        writeln!(stream, "{{\"execute\":\"guest-ping\"}}")?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).context("the guest agent does not answer")?;
+        if answer.trim() != "{\"return\": {}}" {
+            bail!("the guest agent answered a ping by {answer:?}");
+        }
+        Ok(())
     }
 
     /// How long the busiest thread of QEMU was ready to run but had no CPU: on a busy machine the rest is what the guest itself takes.
