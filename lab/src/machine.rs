@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{At as _, Error, Result};
 use crate::plan::NUMBERS;
+use crate::process::{Identity, poll};
 use crate::up::available_memory;
 
 /// Where labs are registered.
@@ -39,6 +40,8 @@ pub(crate) struct Record {
     pub(crate) whole: bool,
     /// The machine's boot in which it was made.
     pub(crate) boot: String,
+    /// The process that holds the lock, or held it last.
+    pub(crate) owner: Option<Identity>,
 }
 
 impl Record {
@@ -81,7 +84,26 @@ fn lock(path: &Path, open: impl Fn() -> io::Result<File>, arg: FlockArg) -> Resu
 }
 
 /// Takes the lock of one lab, unless another process has it.
+///
+/// The lock of a process that was killed is held for a moment longer by a child that had not yet become another program.
 pub(crate) fn claim(number: u8) -> Result<Option<Claim>> {
+    let owner_lives = || {
+        let owner = record(number)?.and_then(|record| record.owner);
+        Ok(owner.is_none_or(Identity::is_alive))
+    };
+    let limit = std::time::Duration::from_secs(10);
+    let answer = poll(limit, || match try_claim(number) {
+        Ok(None) => match owner_lives() {
+            Ok(true) => Some(Ok(None)),
+            Ok(false) => None,
+            Err(error) => Some(Err(error)),
+        },
+        taken => Some(taken),
+    });
+    answer.unwrap_or(Ok(None))
+}
+
+fn try_claim(number: u8) -> Result<Option<Claim>> {
     let path = file(number, "lock");
     let open = || {
         fs::create_dir_all(FOLDER)?;
@@ -310,7 +332,7 @@ mod tests {
     fn without_a_lock_only_a_whole_kept_lab_of_this_boot_lives() {
         let record = |keep, whole, boot: &str| {
             let state_dir = PathBuf::from("/srv/lab");
-            Record { state_dir, keep, whole, boot: boot.to_owned() }.lives("now")
+            Record { state_dir, keep, whole, boot: boot.to_owned(), owner: None }.lives("now")
         };
         assert!(record(true, true, "now"));
         assert!(!record(false, true, "now"), "its owner is gone");

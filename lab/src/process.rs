@@ -39,6 +39,11 @@ impl Identity {
         (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start_time })
     }
 
+    /// This process.
+    pub(crate) fn own() -> Option<Self> {
+        Self::of(std::process::id().cast_signed())
+    }
+
     pub(crate) fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)
     }

@@ -35,7 +35,13 @@ pub(crate) fn up(options: &Options) -> Result<Lab> {
     let shared = Machine::lock()?;
     sweep(&shared, &state_dir)?;
     let claim = free_number(&shared, options.number)?;
-    let record = Record { state_dir: state_dir.clone(), keep: options.keep, whole: false, boot: machine::boot()? };
+    let record = Record {
+        state_dir: state_dir.clone(),
+        keep: options.keep,
+        whole: false,
+        boot: machine::boot()?,
+        owner: process::Identity::own(),
+    };
     claim.write(&record)?;
     (options.progress)(&format!("lab {}: {} members", claim.number, members.len()));
     let plan = Plan {
@@ -307,7 +313,7 @@ fn start(lab: &Lab, progress: fn(&str)) -> Result<()> {
 pub(crate) fn clean(claim: Claim, shared: &Machine, state_dir: Option<&Path>, mut children: Vec<Child>) -> Result<()> {
     let number = claim.number;
     if let Some(record) = claim.record()? {
-        claim.write(&Record { whole: false, ..record })?;
+        claim.write(&Record { whole: false, owner: process::Identity::own(), ..record })?;
     }
     let left = process::kill_all(number, KILLED)?;
     for child in &mut children {
