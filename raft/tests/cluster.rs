@@ -243,6 +243,7 @@ async fn without_a_majority_nothing_is_answered_and_with_it_everything_again() {
     assert_eq!(leader.handle.status().state, State::Running);
     let back = cluster.start(ids[0]).await;
     back.propose("third").await.unwrap();
+    back.handle.read_barrier(PATIENCE).await.unwrap();
     assert!(back.machine.seen().contains(&"third".to_owned()));
     stop_all([leader, back]).await;
 }
