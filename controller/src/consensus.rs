@@ -44,18 +44,29 @@ fn translate(known: &berth_raft::Leadership) -> Leadership {
     }
 }
 
+fn encoded(batch: &Batch) -> Result<Bytes, ConsensusError> {
+    record::encode_batch(batch).map(Bytes::from).map_err(|error| ConsensusError::Stopped(error.to_string()))
+}
+
+fn answered(outcome: Result<Bytes, ProposeError>) -> Result<Vec<Applied>, ConsensusError> {
+    let answers = outcome.map_err(|error| match error {
+        ProposeError::NoLeader => ConsensusError::NoLeader,
+        ProposeError::Unknown { reason } => ConsensusError::Unknown(reason),
+        ProposeError::TooLarge { size, limit } => ConsensusError::TooLarge { bytes: size, limit },
+        ProposeError::Stopped { reason } => ConsensusError::Stopped(reason),
+    })?;
+    // The change is made; an answer that this version cannot read must not be called a failure.
+    record::decode_answers(&answers).map_err(|error| ConsensusError::Unknown(error.to_string()))
+}
+
 #[async_trait]
 impl Consensus for Log {
     async fn propose(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError> {
-        let payload = record::encode_batch(batch).map_err(|error| ConsensusError::Stopped(error.to_string()))?;
-        let answers = self.handle.propose(Bytes::from(payload), PROPOSE_WITHIN).await.map_err(|error| match error {
-            ProposeError::NoLeader => ConsensusError::NoLeader,
-            ProposeError::Unknown { reason } => ConsensusError::Unknown(reason),
-            ProposeError::TooLarge { size, limit } => ConsensusError::TooLarge { bytes: size, limit },
-            ProposeError::Stopped { reason } => ConsensusError::Stopped(reason),
-        })?;
-        // The change is made; an answer that this version cannot read must not be called a failure.
-        record::decode_answers(&answers).map_err(|error| ConsensusError::Unknown(error.to_string()))
+        answered(self.handle.propose(encoded(batch)?, PROPOSE_WITHIN).await)
+    }
+
+    async fn propose_leading(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError> {
+        answered(self.handle.propose_leading(encoded(batch)?, PROPOSE_WITHIN).await)
     }
 
     async fn read_barrier(&self) -> Result<(), ConsensusError> {

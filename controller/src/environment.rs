@@ -1,9 +1,10 @@
 //! The real clock and dice.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use berth_control::Environment;
-use berth_model::Timestamp;
+use berth_model::{Millis, Timestamp};
 
 /// This machine's clock, and the kernel's randomness.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +19,11 @@ pub(crate) fn now() -> Timestamp {
 impl Environment for Machine {
     fn now(&self) -> Timestamp {
         now()
+    }
+
+    fn uptime(&self) -> Millis {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        Millis(u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
     fn random(&self) -> u128 {

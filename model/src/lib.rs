@@ -17,6 +17,8 @@ pub mod meta;
 pub mod name;
 pub mod sealed;
 pub mod session;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod time;
 pub mod units;
 pub mod vm;

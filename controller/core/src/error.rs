@@ -93,12 +93,13 @@ impl From<Rejection> for Error {
             Rejection::RequestFromFuture { .. } => {
                 Self::new(Kind::Invalid, "BE-2007", message).hint("check this machine's clock")
             }
+            Rejection::HostNameTaken { .. } => Self::new(Kind::AlreadyExists, "BE-2001", message)
+                .hint("give the host another name, or its old data directory back: a host is known by the uid that lies there"),
             Rejection::AlreadyBootstrapped
             | Rejection::NeedsClusterVersion { .. }
             | Rejection::PlanOutdated
             | Rejection::DoesNotFit(_)
-            | Rejection::HostNotTaking { .. }
-            | Rejection::HostNameTaken { .. } => Self::new(Kind::Precondition, "BE-2003", message),
+            | Rejection::HostNotTaking { .. } => Self::new(Kind::Precondition, "BE-2003", message),
         }
     }
 }

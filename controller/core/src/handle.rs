@@ -6,7 +6,7 @@ use std::time::Duration;
 use berth_model::vm::{RunStrategy, Vm, VmStatus};
 use berth_model::{Actor, RequestId, Revision, VmUid};
 use berth_state::requests::Verdict;
-use berth_state::{Applied, Batch, Body, Cluster, Command, Outcome};
+use berth_state::{Applied, Batch, Body, Cluster, Command, Outcome, Rejection};
 
 use crate::admit::{self, CreateImage, CreateVm, Target};
 use crate::error::{Error, Kind};
@@ -161,22 +161,28 @@ impl Control {
 
     /// Admits, proposes, and waits until this member shows the result.
     async fn change(&self, caller: &Caller, admit: impl Fn(&Cluster) -> Result<Body, Error>) -> Result<Answer, Error> {
-        let mut view = self.now_applied();
+        // The leader shows everything that was acknowledged. Another member may lag: it asks first, or a name could
+        // mean an object that is gone.
+        let mut fresh = !self.leadership().here;
+        if fresh {
+            self.consensus.read_barrier().await?;
+        }
         let body = loop {
+            let view = self.now_applied();
             if let Some(answer) = self.remembered(&view, caller)? {
                 return self.answer(answer).await;
             }
-            match admit(&view) {
+            let admitted = match view.info {
+                Some(_) => admit(&view),
+                None => Err(Rejection::NotBootstrapped.into()),
+            };
+            match admitted {
                 Ok(body) => break body,
-                // A member that lags must not refuse what the cluster would accept: a refusal is given only from a
-                // linearizable view.
-                Err(refusal) => {
+                Err(refusal) if fresh => return Err(refusal),
+                // It may lead no longer without knowing: a refusal is given only from a linearizable view.
+                Err(_) => {
                     self.consensus.read_barrier().await?;
-                    let fresh = self.now_applied();
-                    if Arc::ptr_eq(&fresh, &view) {
-                        return Err(refusal);
-                    }
-                    view = fresh;
+                    fresh = true;
                 }
             }
         };
@@ -220,3 +226,6 @@ impl Control {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

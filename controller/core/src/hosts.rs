@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_model::session::{Report, ToController, ToHost};
-use berth_model::{Actor, ActorRole, HostUid, Timestamp};
+use berth_model::{Actor, ActorRole, HostUid, Millis};
 use berth_state::{Batch, Body, Command};
 use tokio::sync::{Notify, mpsc};
 
@@ -13,16 +13,16 @@ use crate::error::{Error, Kind};
 use crate::handle::Control;
 use crate::session::{HostSession, Leading};
 
-/// When each host was last heard of by this member, since the leader last asked.
+/// When each host was last heard of by this member, by its own clock, since the leader last asked.
 #[derive(Clone, Debug, Default)]
-pub struct Heard(Arc<Mutex<BTreeMap<HostUid, Timestamp>>>);
+pub struct Heard(Arc<Mutex<BTreeMap<HostUid, Millis>>>);
 
 impl Heard {
-    pub(crate) fn note(&self, host: HostUid, now: Timestamp) {
+    pub(crate) fn note(&self, host: HostUid, now: Millis) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host, now);
     }
 
-    pub(crate) fn take(&self) -> BTreeMap<HostUid, Timestamp> {
+    pub(crate) fn take(&self) -> BTreeMap<HostUid, Millis> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -66,12 +66,31 @@ impl Control {
             send(outbound, ToHost::Redirect { leader: None }).await;
             return Err(error.into());
         }
+        let now = leadership.borrow_and_update().clone();
+        if !now.here || now.term != lead.term {
+            send(outbound, ToHost::Redirect { leader: now.leader_api }).await;
+            return Ok(());
+        }
         tracing::info!(host.name = proved, host.id = %session.host(), boot = %hello.boot, "host session begins");
         let bell = self.views.bells.of(session.host());
-        self.heard.note(session.host(), self.environment.now());
+        self.heard.note(session.host(), self.environment.uptime());
         send(outbound, welcome).await;
         self.send_desired(&mut session, outbound).await;
         let ended = self.converse(&mut session, inbound, outbound, &bell, &mut leadership, &lead).await;
+        if let Err(error) = &ended {
+            let last_word = match error.kind {
+                // The host did nothing wrong: it may try again at once.
+                Kind::Unavailable | Kind::Unknown | Kind::Internal => ToHost::Redirect { leader: None },
+                Kind::Invalid
+                | Kind::AlreadyExists
+                | Kind::NotFound
+                | Kind::Conflict
+                | Kind::Precondition
+                | Kind::Denied
+                | Kind::OutOfRange => ToHost::Refuse { code: error.code.into(), message: error.message.clone() },
+            };
+            send(outbound, last_word).await;
+        }
         tracing::info!(host.name = proved, host.id = %session.host(), "host session ends");
         ended
     }
@@ -110,15 +129,17 @@ impl Control {
                             return Err(Error::invalid("BE-1007", "a second Hello in one session"));
                         }
                         Some(ToController::Heartbeat { number }) => {
-                            self.heard.note(session.host(), self.environment.now());
+                            self.heard.note(session.host(), self.environment.uptime());
                             send(outbound, session.heartbeat(number)).await;
                         }
                         Some(ToController::Report(report)) => {
-                            self.heard.note(session.host(), self.environment.now());
+                            self.heard.note(session.host(), self.environment.uptime());
                             let number = report.number;
-                            if let Some(body) = session.report(Report::clone(&report))
-                                && to_fold.try_send((number, body)).is_err()
-                            {
+                            let Some(body) = session.report(Report::clone(&report)) else {
+                                let message = format!("report {number} is out of turn in its session");
+                                return Err(Error::invalid("BE-1007", message));
+                            };
+                            if to_fold.try_send((number, body)).is_err() {
                                 return Err(Error::invalid("BE-1009", "more reports than were acknowledged"));
                             }
                         }
@@ -145,10 +166,10 @@ impl Control {
 
     async fn fold(&self, actor: Actor, body: Body) -> Result<(), Error> {
         let batch = Batch { at: self.environment.now(), commands: vec![Command { request: None, actor, body }] };
-        for applied in self.consensus.propose(&batch).await? {
+        for applied in self.consensus.propose_leading(&batch).await? {
             if let Err(rejection) = applied.result {
                 tracing::warn!("a host's report was not accepted: {rejection}");
-                return Err(Error::new(Kind::Precondition, "BE-2003", rejection.to_string()));
+                return Err(rejection.into());
             }
         }
         Ok(())
@@ -163,3 +184,6 @@ fn session_actor() -> Actor {
 async fn send(outbound: &mpsc::Sender<ToHost>, message: ToHost) {
     let _ = outbound.send(message).await;
 }
+
+#[cfg(test)]
+mod tests;

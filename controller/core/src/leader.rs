@@ -1,9 +1,10 @@
 //! What the leader does unasked: gives a new cluster its identity, plans, and counts who is heard of.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use berth_model::{Actor, ActorRole, ClusterId, Revision};
-use berth_planner::Budget;
+use berth_planner::{Budget, Turn};
 use berth_state::{Batch, Body, Cluster, Command};
 
 use crate::handle::Control;
@@ -22,7 +23,8 @@ pub async fn run(control: Control, cluster: ClusterId) {
             let reign = reign(&control, cluster);
             let over = leadership.wait_for(|now| !now.here || now.term != lead.term);
             tokio::select! {
-                () = reign => {}
+                // The views ended: this member goes down.
+                () = reign => return,
                 ended = over => if ended.is_err() { return },
             }
             tracing::info!(term = lead.term.0, "this controller no longer leads in this term");
@@ -39,20 +41,23 @@ async fn reign(control: &Control, cluster: ClusterId) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     control.heard.take();
-    let mut table = Table::new(control.environment.now());
+    let mut table = Table::new(control.environment.uptime());
+    let mut planning = Planning::default();
     let mut views = control.views.cluster.clone();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut planned_at: Option<Revision> = None;
     loop {
         let ticked = tokio::select! {
+            biased;
             _ = tick.tick() => true,
             changed = views.changed() => match changed {
                 Ok(()) => false,
                 Err(_) => return,
             },
+            // Some that wait have not had their turn yet.
+            () = tokio::task::yield_now(), if planning.is_midway() => false,
         };
-        let view = std::sync::Arc::clone(&views.borrow_and_update());
+        let view = Arc::clone(&views.borrow_and_update());
         if view.info.is_none() {
             let version = Cluster::NEWEST_VERSION;
             propose(control, vec![Body::Bootstrap { cluster, version }]).await;
@@ -60,36 +65,68 @@ async fn reign(control: &Control, cluster: ClusterId) {
         }
         let mut bodies = Vec::new();
         if ticked {
-            let now = control.environment.now();
             for (host, heard) in control.heard.take() {
                 table.heard(host, heard);
             }
-            bodies.extend(table.transitions(&view, now));
+            bodies.extend(table.transitions(&view, control.environment.uptime()));
         }
-        if planned_at != Some(view.revision) {
-            let plan = berth_planner::plan(&view, Budget::default());
-            planned_at = (plan.left == 0).then_some(view.revision);
-            bodies.extend(plan.commands);
-        }
-        if !bodies.is_empty() {
-            propose(control, bodies).await;
+        bodies.extend(planning.plan(&view));
+        if !bodies.is_empty() && !propose(control, bodies).await {
+            // Made anew from what is there, at the next tick.
+            planning = Planning::default();
+            tick.reset();
         }
     }
 }
 
-async fn propose(control: &Control, bodies: Vec<Body>) {
+/// Which of the VMs that wait are planned for next. A round looks at each once; rounds begin when the state moved.
+#[derive(Debug, Default)]
+struct Planning {
+    /// The revision at which the last whole round began.
+    seen: Option<Revision>,
+    /// The revision at which the present round began, and where it goes on.
+    midway: Option<(Revision, Turn)>,
+}
+
+impl Planning {
+    fn is_midway(&self) -> bool {
+        self.midway.is_some()
+    }
+
+    fn plan(&mut self, view: &Cluster) -> Vec<Body> {
+        if self.midway.is_none() && self.seen == Some(view.revision) {
+            return Vec::new();
+        }
+        let (began, after) = self.midway.map_or((view.revision, None), |(began, turn)| (began, Some(turn)));
+        let plan = berth_planner::plan(view, after, Budget::default());
+        self.midway = plan.next.map(|turn| (began, turn));
+        if self.midway.is_none() {
+            self.seen = Some(began);
+        }
+        plan.commands
+    }
+}
+
+/// Proposes what the leader wants; whether it was committed.
+async fn propose(control: &Control, bodies: Vec<Body>) -> bool {
     let actor = Actor { role: ActorRole::Controller, name: "leader".into() };
     let names: Vec<_> = bodies.iter().map(Body::name).collect();
     let commands = bodies.into_iter().map(|body| Command { request: None, actor: actor.clone(), body }).collect();
-    match control.consensus.propose(&Batch { at: control.environment.now(), commands }).await {
+    match control.consensus.propose_leading(&Batch { at: control.environment.now(), commands }).await {
         Ok(answers) => {
             for (name, applied) in names.iter().zip(answers) {
                 if let Err(rejection) = applied.result {
                     tracing::info!("{name} was overtaken: {rejection}");
                 }
             }
+            true
         }
-        // The plan is made anew from what is there: nothing is lost and nothing repeated.
-        Err(error) => tracing::warn!("a plan could not be proposed: {error}"),
+        Err(error) => {
+            tracing::warn!("a plan could not be proposed: {error}");
+            false
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

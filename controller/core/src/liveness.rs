@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use berth_model::host::Liveness;
-use berth_model::{HostUid, Millis, Timestamp};
+use berth_model::{HostUid, Millis};
 use berth_state::{Body, Cluster};
 
 /// How often a host sends a heartbeat.
@@ -18,31 +18,48 @@ pub const LOST_AFTER: Millis = Millis(60_000);
 /// How long a host may start domains after it sent a heartbeat that was answered.
 pub const MAY_START_FOR: Millis = Millis(10_000);
 
-/// When each host was last heard of, by this leader's monotonic clock.
+/// How long the leader may be busy between two looks before the hosts' silence meanwhile is doubted: it may be its own.
+pub const LOOKED_AWAY_AFTER: Millis = Millis(3000);
+
+/// When each host was last heard of, by this leader's own clock ([`crate::Environment::uptime`]).
 #[derive(Debug, Default)]
 pub struct Table {
-    since: Timestamp,
-    heard: BTreeMap<HostUid, Timestamp>,
+    since: Millis,
+    looked: Millis,
+    heard: BTreeMap<HostUid, Millis>,
 }
 
 impl Table {
     /// A new leader's table.
-    pub fn new(now: Timestamp) -> Self {
-        Self { since: now, heard: BTreeMap::new() }
+    pub fn new(now: Millis) -> Self {
+        Self { since: now, looked: now, heard: BTreeMap::new() }
     }
 
     /// A host was heard of.
-    pub fn heard(&mut self, host: HostUid, now: Timestamp) {
+    pub fn heard(&mut self, host: HostUid, now: Millis) {
         self.heard.insert(host, now);
     }
 
+    /// A leader that was held up, by a slow disk or a stopped process, did not hear what hosts said meanwhile: beyond
+    /// [`LOOKED_AWAY_AFTER`] the time since the last look counts as nobody's silence.
+    fn look(&mut self, now: Millis) {
+        let away = now.0.saturating_sub(self.looked.0).saturating_sub(LOOKED_AWAY_AFTER.0);
+        if away > 0 {
+            for last in self.heard.values_mut().chain([&mut self.since]) {
+                *last = Millis((last.0 + away).min(now.0));
+            }
+        }
+        self.looked = now;
+    }
+
     /// What changed for whom.
-    pub fn transitions(&self, view: &Cluster, now: Timestamp) -> Vec<Body> {
+    pub fn transitions(&mut self, view: &Cluster, now: Millis) -> Vec<Body> {
+        self.look(now);
         view.hosts
             .values()
             .filter_map(|host| {
                 let last = self.heard.get(&host.uid()).copied().unwrap_or(self.since);
-                let silence = now.since(last);
+                let silence = Millis(now.0.saturating_sub(last.0));
                 let known = self.heard.contains_key(&host.uid());
                 let liveness = if silence >= LOST_AFTER {
                     Liveness::Lost
@@ -62,3 +79,6 @@ impl Table {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

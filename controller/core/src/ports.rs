@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use berth_model::session::UserData;
-use berth_model::{Sealed, Term, Timestamp};
+use berth_model::{Millis, Sealed, Term, Timestamp};
 use berth_state::{Applied, Batch};
 use tokio::sync::watch;
 
@@ -45,6 +45,10 @@ pub trait Consensus: Send + Sync + 'static {
     /// Commits a batch and returns the answers to its commands.
     async fn propose(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError>;
 
+    /// Commits a batch if this member leads at this moment, and never forwards it: for what a leader says as the
+    /// leader. A deposed leader's word about a host, carried to its successor, would overwrite newer words.
+    async fn propose_leading(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError>;
+
     /// After this returns, the view of this member shows everything that was committed before the call.
     async fn read_barrier(&self) -> Result<(), ConsensusError>;
 
@@ -52,10 +56,14 @@ pub trait Consensus: Send + Sync + 'static {
     fn leadership(&self) -> watch::Receiver<Leadership>;
 }
 
-/// The clock and the dice.
+/// The clocks and the dice.
 pub trait Environment: Send + Sync + 'static {
     /// Wall-clock time.
     fn now(&self) -> Timestamp;
+
+    /// Time since some fixed moment of this process, by a clock that nobody sets: for measuring silence. A step of the
+    /// wall clock must not make hosts look lost.
+    fn uptime(&self) -> Millis;
 
     /// 128 fresh random bits.
     fn random(&self) -> u128;

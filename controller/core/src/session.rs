@@ -167,8 +167,8 @@ impl HostSession {
         (!entries.is_empty() || !forgotten.is_empty()).then_some(ToHost::DesiredDelta { revision, entries, forgotten })
     }
 
-    /// A report arrived: what to propose for it. A repeated or reordered one is none; it is acknowledged if it is the
-    /// last one again.
+    /// A report arrived: what to propose for it. None for one out of turn: a stream neither repeats nor reorders, so
+    /// such a host is not to be believed.
     pub fn report(&mut self, report: Report) -> Option<Body> {
         if report.number != self.last_report + 1 {
             return None;

@@ -45,22 +45,21 @@ fn phase(vm: &Vm, host: Option<&Host>) -> (VmPhase, String) {
             (VmPhase::Stopping, "a restart was asked for".into())
         }
         (DomainState::Running, RunStrategy::Always) => (VmPhase::Running, trouble),
-        (DomainState::Running, RunStrategy::Halted) => (VmPhase::Stopping, trouble),
+        (DomainState::Running, RunStrategy::Halted) | (DomainState::Stopping, _) => (VmPhase::Stopping, trouble),
         (DomainState::Starting, _) => (VmPhase::Starting, trouble),
         (DomainState::Paused, _) => (VmPhase::Paused, trouble),
-        (DomainState::Stopping, _) => (VmPhase::Stopping, trouble),
         (DomainState::Stopped(_), RunStrategy::Halted) => (VmPhase::Stopped, trouble),
         (DomainState::Stopped(StopReason::NeverStarted), RunStrategy::Always) if observed.failures == 0 => {
             let phase = if trouble.is_empty() { VmPhase::Starting } else { VmPhase::Failing };
             (phase, trouble)
         }
         (DomainState::Stopped(reason), RunStrategy::Always) => {
-            (VmPhase::Failing, failing(reason, observed.failures, trouble))
+            (VmPhase::Failing, failing(reason, observed.failures, &trouble))
         }
     }
 }
 
-fn failing(reason: StopReason, failures: u32, trouble: String) -> String {
+fn failing(reason: StopReason, failures: u32, trouble: &str) -> String {
     let why = match reason {
         StopReason::NeverStarted => "it has not started yet",
         StopReason::GuestShutdown => "the guest shut itself down; it is started again",

@@ -3,12 +3,12 @@
 //! Each event carries the revision of its change, so a watch that breaks goes on where it was, through another member
 //! if need be. One that asks for what is no longer kept is told so and lists again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use berth_model::Revision;
 use berth_model::host::Host;
 use berth_model::vm::{Vm, VmStatus};
-use berth_model::{Revision, VmUid};
 use berth_state::{Change, Cluster, Object};
 use tokio::sync::watch;
 
@@ -37,7 +37,6 @@ pub struct Event {
 /// The events that follow from changes, with statuses as the state stood after all of them.
 pub fn events(view: &Cluster, changes: &[Change]) -> Vec<Event> {
     let mut events = Vec::new();
-    let mut last: BTreeMap<VmUid, usize> = BTreeMap::new();
     for change in changes {
         let revision = change.revision;
         match &change.object {
@@ -48,13 +47,11 @@ pub fn events(view: &Cluster, changes: &[Change]) -> Vec<Event> {
                     (Some(vm), None) => VmEvent::Deleted(Arc::clone(vm)),
                     (None, None) => continue,
                 };
-                if let Some(vm) = after.as_ref().or(before.as_ref()) {
-                    last.insert(vm.uid(), events.len());
-                }
                 events.push(Event { revision, what });
             }
             Object::Host { before: Some(before), after: Some(after) } if shows(before, after) => {
-                for vm in view.vms_on(after.uid()) {
+                // A VM that changes later among these changes has its own event there, perhaps its first.
+                for vm in view.vms_on(after.uid()).filter(|vm| vm.meta.revision < revision) {
                     let status = Arc::new(status::derive(view, vm));
                     events.push(Event { revision, what: VmEvent::Modified(Arc::clone(vm), status) });
                 }
@@ -153,3 +150,6 @@ impl Window {
         self.newest.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

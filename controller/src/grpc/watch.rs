@@ -57,7 +57,8 @@ pub(super) async fn vms(shared: &Shared, request: v1::WatchVmsRequest) -> Result
         None => {
             for held in view.vms_by_name(filter.project.as_ref(), None).filter(|vm| filter.admits(vm)) {
                 let event = v1::watch_vms_event::Event::Added(vm::wire(&view, held));
-                first.push(v1::WatchVmsEvent { revision: held.meta.revision.0, event: Some(event) });
+                // Until the bookmark not everything up to any revision has been sent.
+                first.push(v1::WatchVmsEvent { revision: 0, event: Some(event) });
             }
             first.push(bookmark(view.revision, true));
             view.revision
@@ -85,8 +86,8 @@ async fn follow(
     loop {
         match window.after(seen) {
             Ok((events, now)) => {
-                for event in events.into_iter().filter(|event| filter.admits(subject(event))) {
-                    if sender.send(Ok(wire(event))).await.is_err() {
+                for event in to_wire(events, &filter) {
+                    if sender.send(Ok(event)).await.is_err() {
                         return;
                     }
                 }
@@ -120,17 +121,31 @@ fn subject(event: &Event) -> &Vm {
     }
 }
 
-fn wire(event: Event) -> v1::WatchVmsEvent {
+/// What a watcher is sent of these events.
+///
+/// Several events may share a revision. A watcher that was cut off between two of them goes on from the revision it was
+/// last told, so only the last of them tells theirs; the others tell the one before, and may be sent again.
+fn to_wire(events: Vec<Event>, filter: &Filter) -> Vec<v1::WatchVmsEvent> {
+    let admitted: Vec<Event> = events.into_iter().filter(|event| filter.admits(subject(event))).collect();
+    let revisions: Vec<Revision> = admitted.iter().map(|event| event.revision).collect();
+    let complete = |at: usize| match revisions.get(at + 1) {
+        Some(next) if *next == revisions[at] => revisions[at].0.saturating_sub(1),
+        Some(_) | None => revisions[at].0,
+    };
+    let wired = |(at, event): (usize, Event)| v1::WatchVmsEvent { revision: complete(at), event: Some(wire(event)) };
+    admitted.into_iter().enumerate().map(wired).collect()
+}
+
+fn wire(event: Event) -> v1::watch_vms_event::Event {
     use v1::watch_vms_event::Event as Wire;
-    let what = match event.what {
+    match event.what {
         VmEvent::Added(vm, status) => Wire::Added(vm_to_wire(&vm, &status)),
         VmEvent::Modified(vm, status) => Wire::Modified(vm_to_wire(&vm, &status)),
         VmEvent::Deleted(vm) => {
             // As it last was; its host and the rest of the state do not matter any more.
             Wire::Deleted(vm_to_wire(&vm, &derived::derive(&berth_state::Cluster::default(), &vm)))
         }
-    };
-    v1::WatchVmsEvent { revision: event.revision.0, event: Some(what) }
+    }
 }
 
 fn bookmark(revision: Revision, initial_list_done: bool) -> v1::WatchVmsEvent {

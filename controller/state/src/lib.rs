@@ -15,6 +15,8 @@ pub mod ledger;
 pub mod outcome;
 pub mod record;
 pub mod requests;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use cluster::{Cluster, ClusterInfo};
 pub use command::{Batch, Body, Command, Expect, HostFacts};

@@ -122,7 +122,7 @@ pub fn create_image(view: &Cluster, request: &CreateImage, random: u128) -> Resu
         .parse()
         .map_err(|why| Error::invalid("BE-1011", format!("sha256: {why}")).hint("'sha256sum FILE' prints it"))?;
     let virtual_size = Bytes(request.virtual_size);
-    if virtual_size.0 == 0 || virtual_size.0 % 512 != 0 || virtual_size > berth_model::vm::VmSpec::MAX_DISK {
+    if virtual_size.0 == 0 || !virtual_size.0.is_multiple_of(512) || virtual_size > berth_model::vm::VmSpec::MAX_DISK {
         return Err(Error::invalid(
             "BE-1006",
             format!("virtual_size {} is not a whole number of 512-byte sectors up to 64TiB", virtual_size.0),

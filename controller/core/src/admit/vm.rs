@@ -78,7 +78,7 @@ pub fn create_vm(view: &Cluster, request: &CreateVm, random: u128, seal: &dyn Se
         _ => None,
     };
     let spec = VmSpec { instance_type, cpus, memory, performance, image, disk_size, run, user_data };
-    if memory.0 % spec.page_size().bytes().0 != 0 {
+    if !memory.0.is_multiple_of(spec.page_size().bytes().0) {
         return Err(Error::invalid(
             "BE-1004",
             format!("memory {memory} is not a whole number of {} hugepages", spec.page_size()),
@@ -121,13 +121,15 @@ fn size(view: &Cluster, request: &CreateVm) -> Result<(Option<Name>, u32, Bytes)
         }
     };
     if cpus == 0 || cpus > VmSpec::MAX_CPUS {
-        return Err(Error::invalid("BE-1003", format!("cpus is {cpus}; a VM has 1 to {}", VmSpec::MAX_CPUS)));
+        return Err(Error::invalid("BE-1003", format!("cpus is {cpus}; a VM has 1 to {}", VmSpec::MAX_CPUS))
+            .hint("each virtual CPU gets a CPU thread of the host for itself; 2 to 8 are usual"));
     }
     if memory < VmSpec::MIN_MEMORY || memory > VmSpec::MAX_MEMORY {
         return Err(Error::invalid(
             "BE-1004",
             format!("memory is {memory}; a VM has {} to {}", VmSpec::MIN_MEMORY, VmSpec::MAX_MEMORY),
-        ));
+        )
+        .hint("give it with its unit, such as 4GiB"));
     }
     Ok((instance_type, cpus, memory))
 }
@@ -154,13 +156,15 @@ fn disk_size(wanted: Option<u64>, image: &ImageRef) -> Result<Bytes, Error> {
         return Err(Error::invalid(
             "BE-1006",
             format!("disk size {size} is smaller than image {:?}, which has {}", image.name, image.virtual_size),
-        ));
+        )
+        .hint("ask for at least the image's size, or leave the disk size out to have just that"));
     }
-    if size > VmSpec::MAX_DISK || size.0 % 512 != 0 {
+    if size > VmSpec::MAX_DISK || !size.0.is_multiple_of(512) {
         return Err(Error::invalid(
             "BE-1006",
             format!("disk size {size} is not a whole number of 512-byte sectors up to {}", VmSpec::MAX_DISK),
-        ));
+        )
+        .hint("give it with its unit, such as 20GiB"));
     }
     Ok(size)
 }
