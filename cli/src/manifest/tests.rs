@@ -74,11 +74,11 @@ fn another_kind_version_or_shape_is_refused_with_its_place() {
     error[BE-1007]: vm.yaml:1:13: unknown value `kubevirt.io/v1`
     hint: known are `berth/v1`
     ");
-    assert_snapshot!(refusal(&GOOD.replace("cpus: 2", "cpus: two")), @"");
-    assert_snapshot!(refusal(&GOOD.replace("memory: 256MiB", "memory: 256 MB")), @"");
-    assert_snapshot!(refusal(&GOOD.replace("name: web-1", "name: Web_1")), @"");
-    assert_snapshot!(refusal(&GOOD.replace("  image: tiny\n", "")), @"");
-    assert_snapshot!(refusal("kind: [\n"), @"");
+    assert_snapshot!(refusal(&GOOD.replace("cpus: 2", "cpus: two")), @"error[BE-1007]: vm.yaml:8:9: this is not a whole number");
+    assert_snapshot!(refusal(&GOOD.replace("memory: 256MiB", "memory: 256 MB")), @r#"error[BE-1007]: vm.yaml:9:11: "256 MB" is not an amount of memory; write a whole number and a unit: 256MiB, 8GiB, or plain bytes"#);
+    assert_snapshot!(refusal(&GOOD.replace("name: web-1", "name: Web_1")), @"error[BE-1007]: vm.yaml:4:9: a name holds only a-z, 0-9 and '-', not 'W'");
+    assert_snapshot!(refusal(&GOOD.replace("  image: tiny\n", "")), @"error[BE-1007]: vm.yaml:11:3: the field `image` is missing");
+    assert_snapshot!(refusal("kind: [\n"), @"error[BE-1007]: vm.yaml:1:7: one word is expected here");
     assert_snapshot!(refusal("\n"), @"error[BE-1007]: vm.yaml holds no document");
 }
 

@@ -46,6 +46,17 @@ fn explain(source: &str, error: &Error) -> Problem {
         Error::SerdeMissingField { field, .. } => {
             Problem { what: format!("{place}: the field `{field}` is missing"), hint: None }
         }
+        Error::InvalidScalar { ty, .. } => {
+            let wanted = match *ty {
+                "u8" | "u16" | "u32" | "u64" => "a whole number",
+                "bool" => "true or false",
+                other => other,
+            };
+            Problem { what: format!("{place}: this is not {wanted}"), hint: None }
+        }
+        Error::ExternallyTaggedEnumExpectedScalarOrMapping { .. } => {
+            Problem { what: format!("{place}: one word is expected here"), hint: None }
+        }
         other => {
             let text = other.to_string();
             // The library puts the place behind the text in words of its own.
