@@ -180,8 +180,11 @@ fn requests() -> impl Strategy<Value = Option<(RequestId, [u8; 32])>> {
     option::weighted(0.4, (prop_oneof![1 => id, 3 => near], (0..2_u8).prop_map(|byte| [byte; 32])))
 }
 
+/// A step, perhaps as a client's request.
+type Asked = (Option<(RequestId, [u8; 32])>, Step);
+
 /// Batches of both sorts of steps at whatever times.
-fn histories() -> impl Strategy<Value = Vec<(Timestamp, Vec<(Option<(RequestId, [u8; 32])>, Step)>)>> {
+fn histories() -> impl Strategy<Value = Vec<(Timestamp, Vec<Asked>)>> {
     let step = prop_oneof![3 => steps(), 2 => bodies().prop_map(Step::Raw)];
     vec((times(), vec((requests(), step), 0..4)), 1..40)
 }
@@ -193,7 +196,7 @@ fn bootstrapped() -> Cluster {
     cluster
 }
 
-fn batch(cluster: &Cluster, at: Timestamp, steps: Vec<(Option<(RequestId, [u8; 32])>, Step)>) -> Batch {
+fn batch(cluster: &Cluster, at: Timestamp, steps: Vec<Asked>) -> Batch {
     let command = |(request, step): (_, Step)| {
         let body = step.body(cluster)?;
         Some(Command { request, actor: operator(), body })
