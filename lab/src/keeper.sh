@@ -14,7 +14,8 @@ while [ $# -gt 2 ]; do
     shift 4
     set -- "$host" "$folder" "$@"
 done
-mkdir -p /run/hugepages
+# libvirt locks serial consoles in /var/lock, which is a link to the second.
+mkdir -p /run/hugepages /run/lock
 mount -t hugetlbfs -o pagesize=2M hugetlbfs /run/hugepages
 echo ready
 exec sleep infinity >/dev/null

@@ -16,7 +16,7 @@ use berth_model::VmUid;
 use virt_sys as sys;
 
 use crate::execute::{LibvirtBackend, find};
-use crate::ffi::{RawStream, Transfer};
+use crate::ffi::{self, RawStream, Transfer};
 use crate::link::{Connection, Link};
 
 /// Bytes of guest output that wait for a reader.
@@ -32,7 +32,8 @@ const OPEN_LIMIT: Duration = Duration::from_secs(30);
 pub struct Console {
     shared: Arc<Shared>,
     /// Kept open for as long as the stream lives; one of its own, so that nothing else is held up.
-    _connection: Arc<Connection>,
+    connection: Arc<Connection>,
+    has_close: bool,
 }
 
 #[derive(Debug)]
@@ -110,7 +111,15 @@ impl Console {
                 }
             }),
         )?;
-        Ok(Self { shared, _connection: connection })
+        // A stream is not told when libvirtd dies under it; the connection is.
+        let weak = Arc::downgrade(&shared);
+        let closed = move |_reason| {
+            if let Some(shared) = weak.upgrade() {
+                shared.end(&mut shared.lock(), End::HungUp);
+            }
+        };
+        let has_close = ffi::register_close(&connection, Box::new(closed)).is_ok();
+        Ok(Self { shared, connection, has_close })
     }
 
     /// Waits for output of the guest and takes some. `Ok(0)` is the end: the VM stopped or the console was closed.
@@ -175,13 +184,10 @@ impl Console {
 
     /// Ends the session. Whoever waits in [`Console::read`] gets what is left and then the end. May be called twice.
     pub fn close(&self) {
-        {
-            let mut state = self.shared.lock();
-            if state.end == End::Closed {
-                return;
-            }
-            self.shared.end(&mut state, End::Closed);
+        if std::mem::replace(&mut self.shared.lock().end, End::Closed) == End::Closed {
+            return;
         }
+        self.shared.changed.notify_all();
         // Without our lock: libvirt may wait for the callback, which takes it.
         self.shared.stream.abort();
     }
@@ -190,6 +196,9 @@ impl Console {
 impl Drop for Console {
     fn drop(&mut self) {
         self.close();
+        if self.has_close {
+            ffi::deregister_close(&self.connection);
+        }
     }
 }
 
@@ -256,8 +265,11 @@ impl Shared {
         }
     }
 
+    /// The first end counts.
     fn end(&self, state: &mut State, end: End) {
-        state.end = end;
+        if state.end == End::Open {
+            state.end = end;
+        }
         self.changed.notify_all();
     }
 }

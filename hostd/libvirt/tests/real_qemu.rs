@@ -1,6 +1,9 @@
 //! What the crate promises, on real libvirt and real QEMU (under TCG, with a guest of 100 bytes).
 
-mod embed;
+#![expect(clippy::unwrap_used, reason = "a test may fail at any call, its helpers too")]
+
+#[expect(dead_code, reason = "shared with the tests that need a daemon")]
+mod host;
 
 use std::io;
 use std::sync::mpsc;
@@ -13,7 +16,7 @@ use berth_model::{Bytes, Epoch, PageSize, VmUid};
 use virt::connect::Connect;
 use virt::domain::Domain;
 
-use embed::{Embed, TestVm, pages};
+use host::{Host, TestVm, pages};
 
 /// Far more than anything here takes on a busy machine; only a failure waits so long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -32,22 +35,26 @@ fn reason(error: BackendError) -> (&'static str, String) {
 /// Events of one VM, so that tests wait for what happens and not for time to pass.
 struct Events {
     vm: VmUid,
-    events: mpsc::Receiver<Event>,
+    received: mpsc::Receiver<Event>,
     _watch: Watch,
 }
 
 impl Events {
     fn of(vm: &TestVm) -> Self {
-        let (sender, events) = mpsc::channel();
-        let watch = Watch::start(&vm.embed.uri, move |event| _ = sender.send(event));
-        let events = Self { vm: vm.uid(), events, _watch: watch };
-        assert_eq!(events.events.recv_timeout(PATIENCE), Ok(Event::Connected), "the first word is to scan everything");
+        let (sender, received) = mpsc::channel();
+        let watch = Watch::start(&vm.host.uri, move |event| _ = sender.send(event));
+        let events = Self { vm: vm.uid(), received, _watch: watch };
+        assert_eq!(
+            events.received.recv_timeout(PATIENCE),
+            Ok(Event::Connected),
+            "the first word is to scan everything"
+        );
         events
     }
 
     fn wait_for(&self, wanted: Lifecycle) {
         loop {
-            match self.events.recv_timeout(PATIENCE) {
+            match self.received.recv_timeout(PATIENCE) {
                 Ok(Event::Domain { vm, what }) if vm == self.vm && what == wanted => return,
                 Ok(_) => {}
                 Err(error) => panic!("no {wanted:?}: {error}"),
@@ -70,19 +77,19 @@ fn read_until(console: &Console, wanted: &[u8]) -> Vec<u8> {
 
 #[test]
 fn capabilities_are_what_this_libvirt_and_qemu_answer() {
-    let embed = Embed::get();
-    let seen = &embed.capabilities;
+    let host = Host::embedded();
+    let seen = &host.capabilities;
     assert!(seen.machine.starts_with("pc-q35-"), "{}", seen.machine);
     assert!(seen.disk.queues && seen.disk.iothread && seen.disk.native_aio && seen.rng && seen.cpu_maximum);
     assert_eq!(seen.nodes.len(), 1, "of this machine: {:?}", seen.nodes);
-    let versions = embed.backend().versions().unwrap();
+    let versions = host.backend().versions().unwrap();
     assert!(versions[0].starts_with("libvirt ") && versions[1].starts_with("QEMU "), "{versions:?}");
 }
 
 #[test]
 fn a_vm_runs_as_chosen_and_leaves_nothing() {
-    let embed = Embed::get();
-    let mut vm = embed.vm("whole");
+    let host = Host::embedded();
+    let mut vm = host.vm("whole");
     assert!(!vm.backend.exists(vm.uid()).unwrap());
     vm.start();
 
@@ -110,7 +117,7 @@ fn a_vm_runs_as_chosen_and_leaves_nothing() {
     // Another placement must not slip in under a running VM, nor the definition go away.
     let first = vm.spec.mark.clone();
     vm.spec.mark.stamp.epoch = Epoch(8);
-    let refused = vm.backend.start(&vm.spec, &vm.files, &embed.capabilities).unwrap_err();
+    let refused = vm.backend.start(&vm.spec, &vm.files, &host.capabilities).unwrap_err();
     assert!(matches!(reason(refused), ("StartFailed", why) if why.contains("started by placement 0/7")));
     assert!(matches!(reason(vm.backend.undefine(vm.uid()).unwrap_err()), ("UndefineFailed", _)));
 
@@ -133,9 +140,9 @@ fn a_vm_runs_as_chosen_and_leaves_nothing() {
 
 #[test]
 fn guest_memory_lies_on_hugepages() {
-    let embed = Embed::get();
-    let mut vm = embed.vm("huge");
-    let _pages = embed.add_hugepages(32);
+    let host = Host::embedded();
+    let mut vm = host.vm("huge");
+    let _pages = host.add_hugepages(32);
     vm.spec.page = PageSize::Huge2M;
     vm.spec.resources.memory = pages(PageSize::Huge2M, vm.spec.memory);
     vm.start();
@@ -145,10 +152,10 @@ fn guest_memory_lies_on_hugepages() {
 
 #[test]
 fn a_vm_that_cannot_start_says_why_and_is_seen_as_stopped() {
-    let embed = Embed::get();
-    let vm = embed.vm("broken");
-    let files = DiskFiles { disk: embed.root.join("files/missing.qcow2"), ..vm.files.clone() };
-    let error = vm.backend.start(&vm.spec, &files, &embed.capabilities).unwrap_err();
+    let host = Host::embedded();
+    let vm = host.vm("broken");
+    let files = DiskFiles { disk: host.root.join("files/missing.qcow2"), ..vm.files.clone() };
+    let error = vm.backend.start(&vm.spec, &files, &host.capabilities).unwrap_err();
     assert!(matches!(reason(error), ("StartFailed", why) if why.contains("missing.qcow2")));
     assert!(matches!(state(&vm), Some(DomainState::Stopped(_))));
     vm.start();
@@ -157,9 +164,9 @@ fn a_vm_that_cannot_start_says_why_and_is_seen_as_stopped() {
 
 #[test]
 fn domains_that_are_not_ours_are_not_shown_and_not_touched() {
-    let embed = Embed::get();
-    let vm = embed.vm("foreign");
-    let connect = Connect::open(Some(&embed.uri)).unwrap();
+    let host = Host::embedded();
+    let vm = host.vm("foreign");
+    let connect = Connect::open(Some(&host.uri)).unwrap();
     let define = |name: &str, uuid: &str, metadata: &str| {
         let uuid = if uuid.is_empty() { String::new() } else { format!("<uuid>{uuid}</uuid>") };
         let xml = format!(
@@ -170,7 +177,7 @@ fn domains_that_are_not_ours_are_not_shown_and_not_touched() {
         domain.create().unwrap();
         domain
     };
-    let uuid = berth_libvirt::mark::domain_uuid(embed::cluster(), vm.uid());
+    let uuid = berth_libvirt::mark::domain_uuid(host::cluster(), vm.uid());
     let mark = |cluster: &str, epoch: &str| {
         format!(
             "<b:vm xmlns:b='https://berth.dev/domain/1' cluster='{cluster}' uid='{}' project='default' name='x' \
@@ -191,7 +198,7 @@ fn domains_that_are_not_ours_are_not_shown_and_not_touched() {
         vm.backend.force_off(vm.uid()),
         vm.backend.shutdown(vm.uid()),
         vm.backend.undefine(vm.uid()),
-        vm.backend.start(&vm.spec, &vm.files, &embed.capabilities).map(drop),
+        vm.backend.start(&vm.spec, &vm.files, &host.capabilities).map(drop),
         vm.backend.open_console(vm.uid(), true).map(drop),
     ] {
         assert!(matches!(reason(outcome.unwrap_err()), ("ForeignDomain", _)));
@@ -207,8 +214,8 @@ fn domains_that_are_not_ours_are_not_shown_and_not_touched() {
 
 #[test]
 fn what_happens_to_a_vm_is_told_and_why_it_stopped_is_seen() {
-    let embed = Embed::get();
-    let vm = embed.vm("events");
+    let host = Host::embedded();
+    let vm = host.vm("events");
     let events = Events::of(&vm);
     vm.start();
     events.wait_for(Lifecycle::Definition);
@@ -238,12 +245,12 @@ fn what_happens_to_a_vm_is_told_and_why_it_stopped_is_seen() {
 
 #[test]
 fn the_console_carries_bytes_both_ways_at_once_and_ends_with_the_vm() {
-    let embed = Embed::get();
-    let vm = embed.vm("console");
+    let host = Host::embedded();
+    let vm = host.vm("console");
     assert!(matches!(reason(vm.backend.open_console(vm.uid(), false).unwrap_err()), ("NotRunning", _)));
     vm.start();
     let console = vm.backend.open_console(vm.uid(), false).unwrap();
-    let letters = (0..20_000_u32).map(|at| b'a' + u8::try_from(at % 23).unwrap());
+    let letters = (0..5_000_u32).map(|at| b'a' + u8::try_from(at % 23).unwrap());
     let sent: Vec<u8> = letters.chain(*b"the end").collect();
     std::thread::scope(|scope| {
         // One thread waits for output while the other writes: neither may hold up the other.
@@ -277,8 +284,8 @@ fn the_console_carries_bytes_both_ways_at_once_and_ends_with_the_vm() {
 
 #[test]
 fn closing_a_console_wakes_its_reader_and_lets_the_next_in() {
-    let embed = Embed::get();
-    let vm = embed.vm("closing");
+    let host = Host::embedded();
+    let vm = host.vm("closing");
     vm.start();
     let console = vm.backend.open_console(vm.uid(), false).unwrap();
     console.write_all(b"ready").unwrap();
@@ -297,12 +304,12 @@ fn closing_a_console_wakes_its_reader_and_lets_the_next_in() {
 
 #[test]
 fn a_restart_in_the_guest_is_no_stop() {
-    let embed = Embed::get();
-    let vm = embed.vm("again");
+    let host = Host::embedded();
+    let vm = host.vm("again");
     vm.start();
     let pid = vm.backend.inspect(vm.uid()).unwrap().qemu_pid;
-    let connect = Connect::open(Some(&embed.uri)).unwrap();
-    let uuid = berth_libvirt::mark::domain_uuid(embed::cluster(), vm.uid());
+    let connect = Connect::open(Some(&host.uri)).unwrap();
+    let uuid = berth_libvirt::mark::domain_uuid(host::cluster(), vm.uid());
     Domain::lookup_by_uuid_string(&connect, &uuid).unwrap().reset().unwrap();
     assert_eq!(state(&vm), Some(DomainState::Running));
     assert_eq!(vm.backend.inspect(vm.uid()).unwrap().qemu_pid, pid);

@@ -1,14 +1,16 @@
-//! A libvirt of its own inside the test's process, with real QEMU and a guest of 100 bytes.
+//! A libvirt of the test's own with real QEMU and a guest of 100 bytes: inside the process, or as a daemon.
 //!
 //! `qemu:///embed?root=DIR` runs libvirt's QEMU driver without any daemon. One process may use one such folder, so each
 //! process makes its own, and removes what earlier processes left behind: folders, and if they were killed, domains and
-//! hugepages. Its hugetlbfs is mounted for the process alone and goes with it.
+//! hugepages. All mounts are made for the process alone and go with it; in the same way a libvirtd of the test's own
+//! finds its usual folders empty and the machine's libvirtd, if there is one, is not concerned.
 
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use berth_host::step::{DomainSpec, Mark};
 use berth_libvirt::{BaseImage, Capabilities, DiskFiles, DiskFormat, LibvirtBackend, Options};
@@ -19,10 +21,10 @@ use berth_model::{Bytes, ClusterId, Epoch, Incarnation, PageSize, Stamp, VmUid};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-const PREFIX: &str = "/tmp/berth-embed-";
+const PREFIX: &str = "/tmp/berth-libvirt-";
 const POOL: &str = "/proc/sys/vm/nr_hugepages";
 
-pub(crate) struct Embed {
+pub(crate) struct Host {
     pub(crate) root: PathBuf,
     pub(crate) uri: String,
     pub(crate) capabilities: Capabilities,
@@ -33,34 +35,60 @@ pub(crate) fn cluster() -> ClusterId {
     "test".parse().unwrap()
 }
 
-impl Embed {
-    /// The one of this process.
-    pub(crate) fn get() -> &'static Self {
-        static EMBED: OnceLock<Embed> = OnceLock::new();
+impl Host {
+    /// The one inside this process.
+    pub(crate) fn embedded() -> &'static Self {
+        static HOST: OnceLock<Host> = OnceLock::new();
         enter_private_mounts();
-        EMBED.get_or_init(|| {
-            remove_what_the_dead_left();
-            let root = PathBuf::from(format!("{PREFIX}{}", std::process::id()));
-            for folder in ["etc", "hugepages", "files"] {
-                fs::create_dir_all(root.join(folder)).unwrap();
-            }
-            // What libvirt found out about this QEMU takes seconds to find; it is kept from one run to the next.
-            let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libvirt-cache");
-            fs::create_dir_all(&cache).unwrap();
-            std::os::unix::fs::symlink(cache, root.join("cache")).unwrap();
-            let hugepages = root.join("hugepages");
-            mount(Some("hugetlbfs"), &hugepages, Some("hugetlbfs"), MsFlags::empty(), Some("pagesize=2M"))
-                .expect("the kernel has hugepages");
-            let settings = format!(
-                "stdio_handler = \"file\"\nuser = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\n\
-                 namespaces = []\ncgroup_controllers = []\nremember_owner = 0\nhugetlbfs_mount = \"{}\"\n",
-                hugepages.display()
-            );
-            fs::write(root.join("etc/qemu.conf"), settings).unwrap();
+        HOST.get_or_init(|| {
+            let root = Self::prepare();
+            fs::create_dir(root.join("etc")).unwrap();
+            fs::write(root.join("etc/qemu.conf"), settings(&root)).unwrap();
+            std::os::unix::fs::symlink(cache(), root.join("cache")).unwrap();
             let uri = format!("qemu:///embed?root={}", root.display());
             let capabilities = Capabilities::probe(&uri, Accelerator::Tcg).expect("libvirt answers");
             Self { root, uri, capabilities, pages: Mutex::new(0) }
         })
+    }
+
+    /// One with a libvirtd of its own, where it usually is. One per process.
+    pub(crate) fn with_libvirtd() -> (&'static Self, Libvirtd) {
+        enter_private_mounts();
+        let root = Self::prepare();
+        for (name, usual) in
+            [("run", "/run"), ("lib", "/var/lib/libvirt"), ("log", "/var/log/libvirt"), ("etc", "/etc/libvirt")]
+        {
+            fs::create_dir(root.join(name)).unwrap();
+            bind(&root.join(name), usual);
+        }
+        bind(&cache(), "/var/cache/libvirt");
+        fs::write("/etc/libvirt/qemu.conf", settings(&root)).unwrap();
+        fs::write("/etc/libvirt/libvirtd.conf", "auth_unix_rw = \"none\"\n").unwrap();
+        fs::create_dir("/run/lock").unwrap(); // where libvirt locks consoles
+        let libvirtd = Libvirtd::start();
+        let uri = "qemu:///system".to_owned();
+        let answered = || Capabilities::probe(&uri, Accelerator::Tcg);
+        // It needs a moment to listen; nothing but asking tells when.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let capabilities = loop {
+            match answered() {
+                Ok(capabilities) => break capabilities,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+        };
+        (Box::leak(Box::new(Self { root, uri, capabilities, pages: Mutex::new(0) })), libvirtd)
+    }
+
+    fn prepare() -> PathBuf {
+        remove_what_the_dead_left();
+        let root = PathBuf::from(format!("{PREFIX}{}", std::process::id()));
+        for folder in ["hugepages", "files"] {
+            fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        let hugepages = root.join("hugepages");
+        mount(Some("hugetlbfs"), &hugepages, Some("hugetlbfs"), MsFlags::empty(), Some("pagesize=2M"))
+            .expect("the kernel has hugepages");
+        root
     }
 
     pub(crate) fn backend(&self) -> LibvirtBackend {
@@ -74,7 +102,7 @@ impl Embed {
         // Written down first, so that whoever cleans up after a killed process gives them back.
         fs::write(self.root.join("pages"), pages.to_string()).unwrap();
         change_pool(i64::try_from(count).unwrap());
-        AddedPages { embed: self, count }
+        AddedPages { host: self, count }
     }
 
     /// A VM of two vCPUs and 64 MiB, ready to be started. Its end removes its domain.
@@ -99,8 +127,59 @@ impl Embed {
             vnc_socket: Some(self.root.join("files").join(format!("{vm}.vnc"))),
             console_log: Some(self.root.join("files").join(format!("{vm}.log"))),
         };
-        TestVm { backend: self.backend(), embed: self, spec: spec(vm), files }
+        TestVm { backend: self.backend(), host: self, spec: spec(vm), files }
     }
+}
+
+/// A libvirtd of the test's own; killed when dropped. Its QEMUs live on, as they would anywhere.
+pub(crate) struct Libvirtd(Child);
+
+impl Libvirtd {
+    fn start() -> Self {
+        // It dies with the thread that started it, should the test be killed.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "libvirtd"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.expect("setpriv of util-linux"))
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    pub(crate) fn restart(&mut self) {
+        *self = Self::start();
+    }
+}
+
+impl Drop for Libvirtd {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn settings(root: &Path) -> String {
+    format!(
+        "stdio_handler = \"file\"\nuser = \"root\"\ngroup = \"root\"\nsecurity_driver = \"none\"\nnamespaces = []\n\
+         cgroup_controllers = []\nremember_owner = 0\nhugetlbfs_mount = \"{}\"\n",
+        root.join("hugepages").display()
+    )
+}
+
+/// What libvirt found out about this QEMU takes seconds to find; it is kept from one run to the next.
+fn cache() -> PathBuf {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("libvirt-cache");
+    fs::create_dir_all(&cache).unwrap();
+    cache
+}
+
+fn bind(from: &Path, to: &str) {
+    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .unwrap_or_else(|error| panic!("{to}: {error}; is libvirt-daemon-system installed?"));
 }
 
 /// Ordinary pages, so that most tests need nothing of the shared pool.
@@ -138,7 +217,7 @@ pub(crate) fn pages(page: PageSize, memory: Bytes) -> Vec<NodePages> {
 
 pub(crate) struct TestVm {
     pub(crate) backend: LibvirtBackend,
-    pub(crate) embed: &'static Embed,
+    pub(crate) host: &'static Host,
     pub(crate) spec: DomainSpec,
     pub(crate) files: DiskFiles,
 }
@@ -149,7 +228,7 @@ impl TestVm {
     }
 
     pub(crate) fn start(&self) {
-        let rendered = self.backend.start(&self.spec, &self.files, &self.embed.capabilities).unwrap();
+        let rendered = self.backend.start(&self.spec, &self.files, &self.host.capabilities).unwrap();
         assert_eq!(rendered.degraded, Vec::<String>::new());
     }
 }
@@ -164,16 +243,16 @@ impl Drop for TestVm {
 }
 
 pub(crate) struct AddedPages {
-    embed: &'static Embed,
+    host: &'static Host,
     count: u64,
 }
 
 impl Drop for AddedPages {
     fn drop(&mut self) {
-        let mut pages = self.embed.pages.lock().unwrap();
+        let mut pages = self.host.pages.lock().unwrap();
         change_pool(-i64::try_from(self.count).unwrap());
         *pages -= self.count;
-        fs::write(self.embed.root.join("pages"), pages.to_string()).unwrap();
+        fs::write(self.host.root.join("pages"), pages.to_string()).unwrap();
     }
 }
 
@@ -216,7 +295,9 @@ fn remove_what_the_dead_left() {
         if owner.parse::<u32>().is_err() || Path::new("/proc").join(owner).exists() {
             continue;
         }
-        for file in fs::read_dir(path.join("run/qemu")).into_iter().flatten().filter_map(Result::ok) {
+        // Inside the process, and with a daemon.
+        let folders = ["run/qemu", "run/libvirt/qemu"].map(|folder| fs::read_dir(path.join(folder)));
+        for file in folders.into_iter().flatten().flatten().filter_map(Result::ok) {
             if file.path().extension().is_some_and(|extension| extension == "pid") {
                 end_qemu(&file.path(), &path);
             }
