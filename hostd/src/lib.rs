@@ -1,1 +1,14 @@
-//! The host daemon: moves bytes, keeps the ledger, executes what the host's brain decides.
+//! The host daemon: joins the host's brain with the disk, libvirt, the machine and the controllers.
+//!
+//! The decisions are in `berth-host`; this crate moves bytes, keeps the ledger on disk before anything is done by it, and
+//! carries out steps. The parts: [`config`] → [`service`] → one [`driver`] task that owns the agent, a connection to a
+//! controller, the [`ledger_store`], the composite [`backend`], and the [`console`] port.
+
+pub mod backend;
+pub mod config;
+pub mod console;
+pub mod driver;
+pub mod facts;
+pub mod ledger_store;
+mod link;
+pub mod service;

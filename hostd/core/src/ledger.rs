@@ -251,7 +251,8 @@ impl Ledger {
         records
     }
 
-    fn apply(&mut self, record: Record) {
+    /// Takes in a record that is written down already.
+    pub fn apply(&mut self, record: Record) {
         match record {
             Record::Host(host) => self.host = host,
             Record::Boot(boot) => self.boot = Some(boot),

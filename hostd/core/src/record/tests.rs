@@ -10,7 +10,7 @@ use crate::ledger::{Entry, Ledger};
 use crate::testing::{always, cluster, host, stamp, vm};
 
 fn hex(record: Record) -> String {
-    encode(record).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+    encode(record).unwrap().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn present() -> Record {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::world::{Ending, World};
 use crate::testing::{absent, always, halted, restarted, vm};
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Happening {
     Pass(u64),
     Work(usize, Ending),

@@ -1,0 +1,231 @@
+//! What this host is: read from the machine, and told as an inventory and conditions.
+//!
+//! Only what the kernel really gave is told, because the cluster books what is told (law 9).
+
+use std::path::Path;
+
+use berth_hostsys::kvm::Preflight;
+use berth_hostsys::{hugepages, memory, topology};
+use berth_model::condition::{Condition, ConditionStatus};
+use berth_model::host::{HugepagePool, Inventory, NodeMemory, Topology};
+use berth_model::vm::Accelerator;
+use berth_model::{PageSize, Timestamp};
+
+use crate::config::{Config, LabSlice};
+
+/// The host's own account of itself.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// What it is.
+    pub inventory: Inventory,
+    /// Facts that an operator should know.
+    pub conditions: Vec<Condition>,
+}
+
+/// Reads the machine, asks it for hugepages where that is configured, and adds what the preflight found.
+pub fn gather(config: &Config, preflight: &Preflight, now: Timestamp) -> Result<Facts, berth_hostsys::Error> {
+    let root = &config.sysfs_root;
+    let whole = topology::read(root)?;
+    let (topology, pools, memory, wanted) = match &config.lab_slice {
+        Some(slice) => {
+            let topology = topology::restrict(&whole, &slice.cpus)?;
+            let pools = share(&hugepages::read(root)?, slice.hugepages_2m);
+            let memory = slice_memory(slice, &topology, &pools);
+            (topology, pools, memory, Some(slice.hugepages_2m))
+        }
+        None => {
+            if let Some(total) = config.hugepages_2m {
+                hugepages::ensure(root, PageSize::Huge2M, total)?;
+            }
+            let pools: Vec<_> = hugepages::read(root)?.into_iter().filter(|pool| pool.total > 0).collect();
+            let memory = memory::ordinary(&memory::read(root)?, &pools, config.host_memory);
+            (whole, pools, memory, config.hugepages_2m)
+        }
+    };
+    let mut conditions = vec![kvm_usable(preflight, now), hugepages_ready(&pools, wanted, now)];
+    if let Some(slice) = &config.lab_slice {
+        conditions.push(shared_machine(slice, now));
+    }
+    let reserve = topology.host_reserve(config.host_cores);
+    let inventory = Inventory {
+        topology,
+        reserve,
+        memory,
+        hugepages: pools,
+        accelerator: preflight.report(),
+        versions: vec![berth_hostsys::kernel_version(Path::new("/"))?],
+        overlap: config.lab_slice.is_some(),
+    };
+    Ok(Facts { inventory, conditions })
+}
+
+/// The first `wanted` pages of 2 MiB of a machine's pools, node by node.
+fn share(pools: &[HugepagePool], wanted: u64) -> Vec<HugepagePool> {
+    let mut left = wanted;
+    let mut shares = Vec::new();
+    for pool in pools.iter().filter(|pool| pool.page == PageSize::Huge2M) {
+        let total = pool.total.min(left);
+        left -= total;
+        if total > 0 {
+            shares.push(HugepagePool { total, ..*pool });
+        }
+    }
+    shares
+}
+
+/// The slice's memory beyond its hugepages, all on the node of its first thread: a slice lies on one node.
+fn slice_memory(slice: &LabSlice, topology: &Topology, pools: &[HugepagePool]) -> Vec<NodeMemory> {
+    let huge: u64 = pools.iter().map(|pool| pool.total * pool.page.bytes().0).sum();
+    let node = topology.threads.first().map(|thread| thread.node);
+    let ordinary = slice.memory.saturating_sub(berth_model::Bytes(huge));
+    node.map(|node| NodeMemory { node, ordinary }).into_iter().collect()
+}
+
+fn kvm_usable(preflight: &Preflight, since: Timestamp) -> Condition {
+    let report = preflight.report();
+    let usable = report.accelerator == Accelerator::Kvm;
+    let message = match (&report.failed_step, &report.detail) {
+        _ if usable => "a guest ran through every step of the preflight".to_owned(),
+        (step, detail) => format!(
+            "VMs run by QEMU's translator, which is slow: the preflight failed at its step {}: {}",
+            step.as_deref().unwrap_or("unknown"),
+            detail.as_deref().unwrap_or("no detail is known")
+        ),
+    };
+    let reason = if usable { "PreflightPassed" } else { "PreflightFailed" };
+    condition("KvmUsable", usable, reason, message, since)
+}
+
+fn hugepages_ready(pools: &[HugepagePool], wanted: Option<u64>, since: Timestamp) -> Condition {
+    let given: u64 = pools.iter().filter(|pool| pool.page == PageSize::Huge2M).map(|pool| pool.total).sum();
+    match wanted {
+        Some(wanted) if given < wanted => {
+            let message = format!(
+                "{wanted} pages of 2MiB are configured and the kernel gave {given}; memory may be in pieces: restart the \
+                 machine, or ask for fewer in hugepages_2m"
+            );
+            condition("HugepagesReady", false, "FewerThanConfigured", message, since)
+        }
+        Some(_) | None => {
+            condition("HugepagesReady", true, "AsConfigured", format!("{given} pages of 2MiB are there"), since)
+        }
+    }
+}
+
+fn shared_machine(slice: &LabSlice, since: Timestamp) -> Condition {
+    let message = format!(
+        "this host is a slice of a machine that it shares with others (threads {}, {} of memory): for a lab, never for \
+         production",
+        slice.cpus, slice.memory
+    );
+    condition("SharedMachine", true, "LabSlice", message, since)
+}
+
+fn condition(kind: &str, holds: bool, reason: &str, message: String, since: Timestamp) -> Condition {
+    let status = ConditionStatus::from_bool(holds);
+    Condition { kind: kind.into(), status, reason: reason.into(), message, since }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use berth_hostsys::kvm::Step;
+
+    use super::*;
+
+    /// Two nodes with two cores of two threads each, 4 GiB and 100 hugepages a node.
+    fn machine() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("sys/devices/system/cpu/online", "0-7\n");
+        for cpu in 0..8 {
+            let folder = format!("sys/devices/system/cpu/cpu{cpu}/topology");
+            write(&format!("{folder}/core_cpus_list"), &format!("{},{}\n", cpu % 4, cpu % 4 + 4));
+            write(&format!("{folder}/physical_package_id"), "0\n");
+        }
+        write("sys/devices/system/node/online", "0-1\n");
+        for (node, cpus) in [(0, "0-1,4-5\n"), (1, "2-3,6-7\n")] {
+            let folder = format!("sys/devices/system/node/node{node}");
+            write(&format!("{folder}/cpulist"), cpus);
+            write(&format!("{folder}/meminfo"), &format!("Node {node} MemTotal:       4194304 kB\n"));
+            write(&format!("{folder}/hugepages/hugepages-2048kB/nr_hugepages"), "100\n");
+        }
+        write("proc/meminfo", "MemTotal:        8388608 kB\n");
+        root
+    }
+
+    fn config(root: &Path, settings: &str, slice: &str) -> Config {
+        let text = format!(
+            "name = \"h1\"\nlisten = \"10.0.0.1:7443\"\ncontrollers = [\"c:7440\"]\nsysfs_root = {root:?}\n{settings}\n\
+             [tls]\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"\n{slice}"
+        );
+        Config::parse(&text).unwrap()
+    }
+
+    fn slice(cpus: &str, pages: u64) -> String {
+        format!("[lab_slice]\ncpus = \"{cpus}\"\nmemory = \"2GiB\"\nhugepages_2m = {pages}\n")
+    }
+
+    fn facts_of(root: &Path, settings: &str, slice: &str) -> Facts {
+        gather(&config(root, settings, slice), &preflight(), Timestamp::default()).unwrap()
+    }
+
+    fn preflight() -> Preflight {
+        Preflight { passed: vec![], failure: Some((Step::Exception, "an internal error".into())) }
+    }
+
+    fn find<'a>(facts: &'a Facts, kind: &str) -> &'a Condition {
+        facts.conditions.iter().find(|condition| condition.kind == kind).unwrap()
+    }
+
+    #[test]
+    fn a_whole_machine_asks_for_hugepages_and_keeps_cores_and_memory() {
+        let root = machine();
+        let facts = facts_of(root.path(), "host_cores = 1\nhugepages_2m = 300", "");
+        let inventory = &facts.inventory;
+        assert_eq!(inventory.reserve.to_string(), "0,4");
+        assert_eq!(inventory.hugepages.iter().map(|pool| pool.total).sum::<u64>(), 300);
+        let ordinary: u64 = inventory.memory.iter().map(|memory| memory.ordinary.0 >> 20).sum();
+        assert_eq!(ordinary, 8192 - 600 - 1024);
+        assert!(!inventory.overlap);
+        assert_eq!(find(&facts, "HugepagesReady").status, ConditionStatus::True);
+    }
+
+    #[test]
+    fn a_slice_takes_its_share_and_writes_nothing() {
+        let root = machine();
+        let facts = facts_of(root.path(), "host_cores = 0", &slice("2-3", 150));
+        let inventory = &facts.inventory;
+        assert_eq!(inventory.topology.threads.len(), 2);
+        assert!(inventory.reserve.is_empty() && inventory.overlap);
+        assert_eq!(inventory.hugepages.iter().map(|pool| pool.total).collect::<Vec<_>>(), [100, 50]);
+        assert_eq!(inventory.memory.iter().map(|memory| memory.ordinary.0 >> 20).collect::<Vec<_>>(), [2048 - 300]);
+        assert_eq!(find(&facts, "SharedMachine").status, ConditionStatus::True);
+        let pool = "sys/devices/system/node/node0/hugepages/hugepages-2048kB/nr_hugepages";
+        assert_eq!(fs::read_to_string(root.path().join(pool)).unwrap(), "100\n");
+    }
+
+    #[test]
+    fn a_slice_that_wants_more_pages_than_there_are_says_so() {
+        let root = machine();
+        let facts = facts_of(root.path(), "host_cores = 0", &slice("0", 500));
+        let condition = find(&facts, "HugepagesReady");
+        assert_eq!(condition.status, ConditionStatus::False);
+        assert!(condition.message.contains("500") && condition.message.contains("gave 200"), "{}", condition.message);
+    }
+
+    #[test]
+    fn a_failed_preflight_names_its_step() {
+        let root = machine();
+        let facts = facts_of(root.path(), "", "");
+        let condition = find(&facts, "KvmUsable");
+        assert_eq!(condition.status, ConditionStatus::False);
+        assert!(condition.message.contains("exception: an internal error"), "{}", condition.message);
+        assert_eq!(facts.inventory.accelerator.accelerator, Accelerator::Tcg);
+    }
+}
