@@ -83,8 +83,10 @@ impl VmSpec {
     /// Ordinary host memory that the VM needs beyond guest memory, booked with it (requirement C8).
     ///
     /// 96 MiB for QEMU itself, 8 MiB for each vCPU's stack and translation state, and 1/512 of guest memory for page
-    /// tables. To be calibrated by measurement; it errs on the large side so that a bound VM always starts.
+    /// tables; whole MiB, because people read it. To be calibrated by measurement; it errs on the large side so that a
+    /// bound VM always starts.
     pub const fn overhead(&self) -> Bytes {
-        Bytes(Bytes::mib(96).0 + self.cpus as u64 * Bytes::mib(8).0 + self.memory.0 / 512)
+        let bytes = Bytes::mib(96).0 + self.cpus as u64 * Bytes::mib(8).0 + self.memory.0 / 512;
+        Bytes::mib(bytes.div_ceil(Bytes::mib(1).0))
     }
 }
