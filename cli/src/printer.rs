@@ -41,6 +41,20 @@ impl Printer {
         }
     }
 
+    /// Into memory: what was printed as data, and as talk.
+    #[cfg(test)]
+    pub(crate) fn to_memory() -> (Self, Memory, Memory) {
+        let (out, err) = (Memory::default(), Memory::default());
+        let printer = Self {
+            out: Box::new(out.clone()),
+            err: Box::new(err.clone()),
+            talk: Talk::Lines,
+            colour_out: false,
+            colour_err: false,
+        };
+        (printer, out, err)
+    }
+
     /// Data.
     pub(crate) fn data(&mut self, text: &str) -> Result<(), Failure> {
         self.out.write_all(text.as_bytes())?;
@@ -73,5 +87,30 @@ impl Printer {
     /// Whether talk goes to a person's terminal and is wanted.
     pub(crate) fn animated(&self) -> bool {
         self.talk == Talk::Terminal
+    }
+}
+
+/// What a test reads afterwards.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(crate) struct Memory(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl Memory {
+    /// All of it.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[cfg(test)]
+impl Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

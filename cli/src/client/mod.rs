@@ -8,6 +8,8 @@ mod dial;
 mod verdict;
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::time::Duration;
@@ -106,7 +108,8 @@ impl Client {
                 }
                 self.turn();
             }
-            if Instant::now() + pause >= end {
+            // Whom we do not trust now we shall not trust in a second.
+            if history.is_matter_of_trust() || Instant::now() + pause >= end {
                 return Err(history.give_up(effect, self.timeout));
             }
             tokio::time::sleep(pause).await;

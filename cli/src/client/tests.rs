@@ -1,23 +1,18 @@
-//! How requests find their way, against servers that really speak TLS and gRPC and whose answers are scripted.
+//! How requests find their way, against servers whose answers are scripted.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
-use std::time::SystemTime;
 
-use berth_pki::{Accepted, Allow, Authority, Credentials, Identity, Limits, Validity};
+use berth_pki::{Authority, Role};
 use berth_proto::status::to_status;
 use berth_proto::v1::vm_service_client::VmServiceClient;
 use berth_proto::v1::vm_service_server::{VmService, VmServiceServer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_stream::StreamExt;
 use tonic::Code;
-use tonic::transport::server::{Connected, Server};
+use tonic::service::Routes;
 
+use super::testing::{authority, client, credentials, nobody, operator};
 use super::*;
 use crate::exit::ExitStatus;
-use berth_pki::Role;
 
 /// What a server does with one request.
 enum Act {
@@ -75,70 +70,9 @@ impl VmService for Scripted {
     }
 }
 
-/// An accepted connection as tonic wants it.
-struct Peer(Accepted);
-
-impl Connected for Peer {
-    type ConnectInfo = ();
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Peer {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Peer {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-fn authority() -> Authority {
-    Authority::generate("lab", Validity::days(SystemTime::now(), 1)).unwrap()
-}
-
-fn credentials(authority: &Authority, role: Role, name: &str) -> Credentials {
-    let identity = Identity::new("lab", role, name).unwrap();
-    Credentials::from_issued(&authority.issue(&identity, &[], Validity::days(SystemTime::now(), 1)).unwrap()).unwrap()
-}
-
-/// Starts a controller on a free port and returns its address.
+/// Starts it and returns its address.
 async fn serve(authority: &Authority, scripted: &Scripted) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let config = credentials(authority, Role::Controller, "c1").server_config(Allow::only([Role::Operator]));
-    let incoming = berth_pki::accept(listener, config, Limits::default()).map(|accepted| accepted.map(Peer));
-    let service = VmServiceServer::new(scripted.clone());
-    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
-    address
-}
-
-/// An address at which nothing listens.
-async fn nobody() -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().to_string()
-}
-
-fn client(credentials: Credentials, endpoints: &[&str], timeout: Duration) -> Client {
-    Client {
-        endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
-        dialer: Dialer::new(credentials),
-        timeout,
-        at: 0,
-        channel: None,
-    }
+    testing::serve(authority, Routes::new(VmServiceServer::new(scripted.clone()))).await
 }
 
 const ID: &str = "0192f0c1-2c5e-7d4a-8f00-0123456789ab";
@@ -170,7 +104,7 @@ async fn a_request_goes_past_the_dead_and_the_leaderless_with_the_same_id() {
     let (leaderless, leader) = (acts([Act::Fail(no_leader())]), acts([Act::Answer]));
     let endpoints = [nobody().await, serve(&authority, &leaderless).await, serve(&authority, &leader).await];
     let endpoints: Vec<_> = endpoints.iter().map(String::as_str).collect();
-    let mut client = client(credentials(&authority, Role::Operator, "o"), &endpoints, Duration::from_secs(30));
+    let mut client = operator(&authority, &endpoints);
     assert_eq!(start(&mut client).await.unwrap().request_id, ID);
     assert_eq!(*leaderless.seen.lock().unwrap(), [ID]);
     assert_eq!(*leader.seen.lock().unwrap(), [ID]);
@@ -182,7 +116,7 @@ async fn the_same_controllers_are_asked_again_while_there_is_time() {
     let authority = authority();
     let scripted = acts([Act::Fail(no_leader()), Act::Fail(Status::unavailable("going down")), Act::Answer]);
     let address = serve(&authority, &scripted).await;
-    let mut client = client(credentials(&authority, Role::Operator, "o"), &[&address], Duration::from_secs(30));
+    let mut client = operator(&authority, &[&address]);
     start(&mut client).await.unwrap();
     assert_eq!(*scripted.seen.lock().unwrap(), [ID, ID, ID]);
 }
@@ -205,12 +139,12 @@ async fn a_refusal_is_an_answer_and_is_not_tried_elsewhere() {
 async fn a_write_that_may_have_arrived_ends_as_unknown_with_its_id_and_how_to_look() {
     let authority = authority();
     let address = serve(&authority, &acts([Act::Hang])).await;
-    let mut client = client(credentials(&authority, Role::Operator, "o"), &[&address], Duration::from_secs(1));
+    let mut client = client(credentials(&authority, Role::Operator, "o"), &[&address], Duration::from_secs(3));
     let failure = start(&mut client).await.unwrap_err();
     assert_eq!(failure.status(), ExitStatus::OutcomeUnknown);
     let text = failure.render(false);
     assert!(
-        text.starts_with("error[BE-5002]: the request was sent and no controller confirmed it within 1 s"),
+        text.starts_with("error[BE-5002]: the request was sent and no controller confirmed it within 3 s"),
         "{text}"
     );
     assert!(text.contains("look with 'berth vm show web-1'") && text.contains(ID), "{text}");
@@ -220,7 +154,7 @@ async fn a_write_that_may_have_arrived_ends_as_unknown_with_its_id_and_how_to_lo
 async fn a_write_that_reached_nobody_is_unavailable_and_not_unknown() {
     let authority = authority();
     let address = nobody().await;
-    let mut client = client(credentials(&authority, Role::Operator, "o"), &[&address], Duration::from_millis(300));
+    let mut client = client(credentials(&authority, Role::Operator, "o"), &[&address], Duration::from_secs(1));
     let failure = start(&mut client).await.unwrap_err();
     assert_eq!(failure.status(), ExitStatus::Unavailable);
     assert_eq!(failure.code_text(), Some("BE-5008"));
@@ -232,7 +166,7 @@ async fn a_cluster_without_leader_is_told_from_one_that_does_not_answer() {
     let authority = authority();
     let scripted = acts((0..50).map(|_| Act::Fail(no_leader())));
     let address = serve(&authority, &scripted).await;
-    let mut client = client(credentials(&authority, Role::Operator, "o"), &[&address], Duration::from_millis(300));
+    let mut client = client(credentials(&authority, Role::Operator, "o"), &[&address], Duration::from_secs(1));
     let failure = start(&mut client).await.unwrap_err();
     assert_eq!((failure.status(), failure.code_text()), (ExitStatus::Unavailable, Some("BE-5001")));
 }
@@ -248,7 +182,7 @@ async fn a_certificate_of_another_authority_or_role_is_denied_at_once() {
     let failure = start(&mut host).await.unwrap_err();
     assert_eq!((failure.status(), failure.code_text()), (ExitStatus::Denied, Some("BE-4003")));
 
-    let mut stranger = client(credentials(&theirs, Role::Operator, "o"), &[&address], Duration::from_millis(300));
+    let mut stranger = client(credentials(&theirs, Role::Operator, "o"), &[&address], long);
     let failure = start(&mut stranger).await.unwrap_err();
     assert_eq!((failure.status(), failure.code_text()), (ExitStatus::Denied, Some("BE-4002")));
     assert!(scripted.seen.lock().unwrap().is_empty());

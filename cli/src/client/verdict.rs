@@ -114,6 +114,15 @@ impl History {
         self.may_have_arrived |= may_have_arrived;
     }
 
+    /// Whether every controller that was tried showed a certificate that we do not accept.
+    pub(super) fn is_matter_of_trust(&self) -> bool {
+        let untrusted = |trouble: &Trouble| match trouble {
+            Trouble::Connection(problem) => failure::code_of(problem) == "BE-4002",
+            Trouble::Status(..) | Trouble::TooLate => false,
+        };
+        !self.troubles.is_empty() && self.troubles.values().all(untrusted)
+    }
+
     /// The failure to end with after `tried_for`.
     pub(super) fn give_up(self, effect: &Effect, tried_for: Duration) -> Failure {
         let span = format!("{} s", tried_for.as_secs_f32());
@@ -155,15 +164,11 @@ impl History {
                 Trouble::Connection(_) | Trouble::TooLate => false,
             })
         };
-        let untrusted = |trouble: &Trouble| match trouble {
-            Trouble::Connection(problem) => failure::code_of(problem) == "BE-4002",
-            Trouble::Status(..) | Trouble::TooLate => false,
-        };
         if says("BE-5001") {
             "BE-5001"
         } else if says("BE-5003") {
             "BE-5003"
-        } else if !self.troubles.is_empty() && self.troubles.values().all(untrusted) {
+        } else if self.is_matter_of_trust() {
             "BE-4002"
         } else {
             "BE-5008"

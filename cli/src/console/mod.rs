@@ -5,6 +5,8 @@
 //! the controller in between goes away, another one carries on; what the guest wrote meanwhile may be lost.
 
 mod terminal;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::io::{self, IsTerminal, Read};
@@ -124,9 +126,13 @@ async fn attend(
                 end
             }
             Err(trouble) => match judge(client.endpoint(), &trouble) {
-                // The VM may just be starting.
-                Verdict::Final(failure) if request.until.is_some() && failure.code_text() == Some("BE-6005") => {
-                    alive = Instant::now();
+                // The VM may just be starting, or its host's daemon: what was joined once can be joined again.
+                Verdict::Final(failure)
+                    if failure.code_text() == Some("BE-6005") && (request.until.is_some() || uid.is_some()) =>
+                {
+                    if request.until.is_some() {
+                        alive = Instant::now();
+                    }
                     End::Broken(trouble)
                 }
                 Verdict::Final(failure) => End::Failed(failure),

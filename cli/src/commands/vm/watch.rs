@@ -13,6 +13,9 @@ use crate::exit::ExitStatus;
 use crate::failure::Failure;
 use crate::view::VmView;
 
+/// The code for a revision that is no longer remembered.
+const COMPACTED: &str = "BE-5005";
+
 /// One event, as a line of JSON.
 #[derive(Serialize)]
 struct EventView {
@@ -32,7 +35,8 @@ pub(in crate::commands) async fn run(mut session: Session<'_>, watch: Watch) -> 
 
 async fn follow(session: &mut Session<'_>, watch: &Watch) -> Result<ExitStatus, Failure> {
     let Watch { name, list: List { all_projects, selector }, from_revision } = watch;
-    let mut from_revision = *from_revision;
+    let wished = *from_revision;
+    let mut from_revision = wished;
     loop {
         let question = v1::WatchVmsRequest {
             project: if *all_projects { String::new() } else { session.global.project.clone() },
@@ -41,10 +45,19 @@ async fn follow(session: &mut Session<'_>, watch: &Watch) -> Result<ExitStatus, 
             name: name.clone().unwrap_or_default(),
             consistency: session.consistency(),
         };
-        let mut stream = session
+        let asked = session
             .client
             .ask(&Effect::Read, question, |channel, question| async move { service(channel).watch_vms(question).await })
-            .await?;
+            .await;
+        let mut stream = match asked {
+            Ok(stream) => stream,
+            Err(failure) if failure.code_text() == Some(COMPACTED) && from_revision != wished => {
+                session.printer.note("the break was too long to go on behind it; what follows is the present state");
+                from_revision = None;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         let mut listed = from_revision.is_some();
         let why = loop {
             match stream.message().await {
@@ -61,6 +74,8 @@ async fn follow(session: &mut Session<'_>, watch: &Watch) -> Result<ExitStatus, 
             }
         };
         match crate::client::judge(session.client.endpoint(), &why) {
+            // Too slow a reader: what was missed is seen in the list.
+            crate::client::Verdict::Final(failure) if failure.code_text() == Some(COMPACTED) => from_revision = None,
             crate::client::Verdict::Final(failure) => return Err(failure),
             crate::client::Verdict::Elsewhere { .. } => {
                 session.printer.note(&format!(
@@ -84,6 +99,8 @@ fn print(session: &mut Session<'_>, event: v1::WatchVmsEvent) -> Result<(), Fail
         Some(Event::Bookmark(_)) | None => return Ok(()),
     };
     let object = VmView::from(vm);
+    // Within the initial list an event has no revision of its own.
+    let revision = if revision == 0 { object.metadata.revision } else { revision };
     let text = match session.global.output {
         Output::Table => line(kind, revision, &object),
         Output::Json => serde_json::to_string(&EventView { kind, revision, object })
