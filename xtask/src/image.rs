@@ -6,6 +6,8 @@
 
 mod apt;
 mod check;
+#[cfg(test)]
+mod tiny_seed_tests;
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

@@ -25,7 +25,7 @@ use clap::{Parser, Subcommand};
 
 /// Everything one does with a checkout of Berth. Sets up what is missing first.
 #[derive(Debug, Parser)]
-#[command(name = "x", bin_name = "./x", disable_help_subcommand = true)]
+#[command(name = "x", version, bin_name = "./x", disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
