@@ -36,7 +36,13 @@ impl Identity {
     pub(crate) fn of(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (state, start_time) = parse_stat(&stat)?;
-        (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start_time })
+        let ended = match state {
+            'X' => true,
+            // Its first thread has ended. While others have not, the process still holds its files and its ports.
+            'Z' => fs::read_dir(format!("/proc/{pid}/task")).map_or(true, |threads| threads.count() <= 1),
+            _ => false,
+        };
+        (!ended).then_some(Self { pid, start_time })
     }
 
     /// This process.
