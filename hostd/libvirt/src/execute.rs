@@ -58,6 +58,11 @@ impl LibvirtBackend {
         &self.options
     }
 
+    /// The connection for questions that change nothing.
+    pub(crate) fn scans(&self) -> Link {
+        self.scans.clone()
+    }
+
     /// Every domain that carries this cluster's mark, in the order of VMs.
     pub fn scan(&self) -> Result<Vec<DomainSeen>, BackendError> {
         let (link, cluster) = (self.scans.clone(), self.options.cluster);

@@ -12,7 +12,6 @@ use virt::error::Error;
 
 use crate::execute::{LibvirtBackend, find};
 use crate::ffi;
-use crate::link::Link;
 
 const INSPECT_LIMIT: Duration = Duration::from_secs(30);
 
@@ -53,7 +52,7 @@ pub struct Facts {
 impl LibvirtBackend {
     /// Asks libvirt, QEMU and the kernel about a running VM.
     pub fn inspect(&self, vm: VmUid) -> Result<Facts, BackendError> {
-        let (options, link) = (self.options().clone(), Link::new(&self.options().uri, "inspect"));
+        let (options, link) = (self.options().clone(), self.scans());
         let inner = link.clone();
         link.call(INSPECT_LIMIT, move |connection| {
             let what = format!("inspecting VM {vm}");

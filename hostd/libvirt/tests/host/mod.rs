@@ -4,6 +4,9 @@
 //! process makes its own, and removes what earlier processes left behind: folders, and if they were killed, domains and
 //! hugepages. All mounts are made for the process alone and go with it; in the same way a libvirtd of the test's own
 //! finds its usual folders empty and the machine's libvirtd, if there is one, is not concerned.
+//!
+//! To be run by nextest, one process for each test: libvirt's embedded driver registers itself anew at each connection
+//! and after about ten of them a process can make no more.
 
 use std::cell::Cell;
 use std::fs;
