@@ -41,7 +41,7 @@ impl DiskFormat {
 /// The image that a disk is an overlay on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BaseImage {
-    /// The verified image file.
+    /// The verified image file. Its owner is left as it is, so QEMU's user must be allowed to read it.
     pub path: PathBuf,
     /// As its header says.
     pub format: DiskFormat,
@@ -364,12 +364,14 @@ fn main_disk(
         .attr_if(features.iothread, "iothread", 1)
         .attr_if(features.queues, "queues", spec.cpus);
     let source = |path| Ok::<_, RenderError>(Element::new("source").attr("file", absolute(path)?));
+    // The image stays its operator's: libvirt would make it QEMU's own, and that change would look like an altered file.
+    let unowned = Element::new("seclabel").attr("model", "dac").attr("relabel", "no");
     let backing = match &files.base {
         None => Element::new("backingStore"),
         Some(base) => Element::new("backingStore")
             .attr("type", "file")
             .child(Element::new("format").attr("type", base.format.name()))
-            .child(source(&base.path)?)
+            .child(source(&base.path)?.child(unowned))
             .child(Element::new("backingStore")),
     };
     Ok(Element::new("disk")
