@@ -165,7 +165,7 @@ impl HostStreamService for Consoles {
             vm,
             number: self.take_over(vm),
             holders: Arc::clone(&self.holders),
-            terminal,
+            terminal: OpenTerminal(terminal),
             stop: self.stop.clone(),
             _slot: slot,
         };
@@ -232,12 +232,21 @@ fn unavailable(error: &BackendError) -> Status {
     to_status(Code::Unavailable, code, error.to_string(), None)
 }
 
+/// A terminal that is closed however its session ends, so that no thread waits in it for ever.
+struct OpenTerminal(Arc<dyn Terminal>);
+
+impl Drop for OpenTerminal {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// One open console stream.
 struct Session {
     vm: VmUid,
     number: u64,
     holders: Arc<Mutex<HashMap<VmUid, u64>>>,
-    terminal: Arc<dyn Terminal>,
+    terminal: OpenTerminal,
     stop: CancellationToken,
     _slot: OwnedSemaphorePermit,
 }
@@ -259,11 +268,11 @@ impl Session {
         let (to_guest, from_client) = mpsc::channel::<Vec<u8>>(WAITING_PIECES);
         let (from_guest, mut to_client) = mpsc::channel::<Vec<u8>>(1);
         let reader = spawn_blocking({
-            let terminal = Arc::clone(&self.terminal);
+            let terminal = Arc::clone(&self.terminal.0);
             move || read_all(&*terminal, &from_guest)
         });
         let writer = spawn_blocking({
-            let terminal = Arc::clone(&self.terminal);
+            let terminal = Arc::clone(&self.terminal.0);
             move || write_all(&*terminal, from_client)
         });
         let typing = tokio::spawn(forward(typed, to_guest));
@@ -273,7 +282,7 @@ impl Session {
             () = shown.closed() => End::ClientLeft,
             () = self.stop.cancelled() => End::GoingAway,
         };
-        self.terminal.close();
+        self.terminal.0.close();
         drop(to_client);
         if let Some(last) = self.last_word(&end) {
             let _ = timeout(Duration::from_secs(1), shown.send(Ok(output(Shown::End(last))))).await;
@@ -381,6 +390,3 @@ impl tokio::io::AsyncWrite for Peer {
         std::pin::Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
-
-#[cfg(test)]
-mod tests;
