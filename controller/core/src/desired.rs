@@ -55,3 +55,6 @@ fn entry(vm: &Vm, incarnation: Incarnation, seal: &dyn Seal) -> Result<DesiredEn
     };
     Ok(DesiredEntry::Present(Box::new(present), stamp))
 }
+
+#[cfg(test)]
+mod tests;

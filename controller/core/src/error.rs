@@ -127,3 +127,6 @@ impl From<ConsensusError> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,8 @@ pub mod publish;
 pub mod selector;
 pub mod session;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod window;
 
 pub use error::{Error, Kind};

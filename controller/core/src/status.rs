@@ -164,3 +164,6 @@ pub fn host_conditions(view: &Cluster, host: &Host) -> Vec<Condition> {
     conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
     conditions
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,7 @@ impl ClusterService for Service {
             cluster_version: info.map(|info| info.version).unwrap_or_default(),
             leader: log.leader.as_ref().map(|leader| leader.name.clone()).unwrap_or_default(),
             answered_by: self.0.name.clone(),
-            members: log.members.iter().map(|member| self.member(&log, member)).collect(),
+            members: log.members.iter().map(|member| wired(&log, member)).collect(),
             hosts: count(view.hosts.len()),
             hosts_alive: count(view.hosts.values().filter(|host| host.liveness == Liveness::Alive).count()),
             vms: count(view.vms.len()),
@@ -74,39 +74,40 @@ impl Service {
         };
         tokio::time::timeout(ASK_WITHIN, ask).await.unwrap_or_else(|_| Err(Status::deadline_exceeded("the leader")))
     }
+}
 
-    fn member(&self, log: &berth_raft::Status, member: &MemberStatus) -> v1::Member {
-        let own = member.member.id == log.id;
-        let leads = log.leader.as_ref().is_some_and(|leader| leader.id == member.member.id);
-        let i_lead = log.leader.as_ref().is_some_and(|leader| leader.id == log.id);
-        let trouble = match &log.state {
-            State::Failed(why) if own => why.clone(),
-            State::Stopped if own => "the log of this member has stopped".into(),
-            State::Failed(_) | State::Stopped | State::Running => String::new(),
-        };
-        let role = if !trouble.is_empty() {
-            v1::MemberRole::Failed
-        } else if leads {
-            v1::MemberRole::Leader
-        } else if member.role == Role::Learner {
-            v1::MemberRole::Learner
-        } else {
-            v1::MemberRole::Follower
-        };
-        let heard = i_lead && member.silent_ms.is_none_or(|silent| silent < SILENT_AFTER_MS);
-        let behind = member.replicated.unwrap_or_default();
-        v1::Member {
-            id: member.member.id,
-            name: member.member.name.clone(),
-            api_address: member.member.api_addr.clone(),
-            raft_address: member.member.raft_addr.clone(),
-            role: role.into(),
-            term: if own || heard { log.term } else { 0 },
-            committed: if own { log.committed.unwrap_or_default() } else { behind },
-            applied: if own { log.applied.unwrap_or_default() } else { behind },
-            reachable: own || heard,
-            version: if own { env!("CARGO_PKG_VERSION").into() } else { String::new() },
-            trouble,
-        }
+/// A member as this one knows it.
+fn wired(log: &berth_raft::Status, member: &MemberStatus) -> v1::Member {
+    let own = member.member.id == log.id;
+    let leads = log.leader.as_ref().is_some_and(|leader| leader.id == member.member.id);
+    let i_lead = log.leader.as_ref().is_some_and(|leader| leader.id == log.id);
+    let trouble = match &log.state {
+        State::Failed(why) if own => why.clone(),
+        State::Stopped if own => "the log of this member has stopped".into(),
+        State::Failed(_) | State::Stopped | State::Running => String::new(),
+    };
+    let role = if !trouble.is_empty() {
+        v1::MemberRole::Failed
+    } else if leads {
+        v1::MemberRole::Leader
+    } else if member.role == Role::Learner {
+        v1::MemberRole::Learner
+    } else {
+        v1::MemberRole::Follower
+    };
+    let heard = i_lead && member.silent_ms.is_none_or(|silent| silent < SILENT_AFTER_MS);
+    let behind = member.replicated.unwrap_or_default();
+    v1::Member {
+        id: member.member.id,
+        name: member.member.name.clone(),
+        api_address: member.member.api_addr.clone(),
+        raft_address: member.member.raft_addr.clone(),
+        role: role.into(),
+        term: if own || heard { log.term } else { 0 },
+        committed: if own { log.committed.unwrap_or_default() } else { behind },
+        applied: if own { log.applied.unwrap_or_default() } else { behind },
+        reachable: own || heard,
+        version: if own { env!("CARGO_PKG_VERSION").into() } else { String::new() },
+        trouble,
     }
 }

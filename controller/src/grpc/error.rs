@@ -28,7 +28,7 @@ pub(super) fn status(error: Error) -> Status {
 }
 
 /// The status for a message that is no model value.
-pub(super) fn malformed(error: ConvertError) -> Status {
+pub(super) fn malformed(error: &ConvertError) -> Status {
     to_status(Code::InvalidArgument, "BE-1007", error.to_string(), None)
 }
 

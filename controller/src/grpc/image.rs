@@ -36,7 +36,7 @@ impl ImageService for Service {
         let (caller, id, request) = caller::change("CreateImage", request)?;
         let v1::CreateImageRequest { write: _, name, labels, annotations, spec } = request;
         if !annotations.is_empty() {
-            return Err(error::malformed(berth_proto::ConvertError::new("annotations", "images have none")));
+            return Err(error::malformed(&berth_proto::ConvertError::new("annotations", "images have none")));
         }
         let v1::ImageSpec { sha256, virtual_size_bytes } = spec.ok_or_else(|| error::missing("spec"))?;
         let asked = CreateImage { name, labels, sha256, virtual_size: virtual_size_bytes };

@@ -135,3 +135,6 @@ pub fn create_image(view: &Cluster, request: &CreateImage, random: u128) -> Resu
     let uid = ImageUid(Uid::from_bits(random));
     Ok(Body::CreateImage { uid, name, labels: request.labels.clone(), spec: ImageSpec { sha256, virtual_size } })
 }
+
+#[cfg(test)]
+mod tests;

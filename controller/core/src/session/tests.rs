@@ -1,1 +1,142 @@
+//! Who gets a session, what it is told, and what of it is believed.
 
+use std::collections::BTreeMap;
+
+use berth_model::session::{DesiredEntry, Hello, ProtocolRange, Report, ToHost, Welcome};
+use berth_model::testing::{Machine, cluster_id, vm_spec};
+use berth_model::{Bytes, Incarnation, Millis, Revision, Term, VmUid};
+use berth_state::Body;
+use berth_state::testing::{World, delete_vm, facts};
+
+use super::{HostSession, Leading, Refused};
+use crate::desired::desired;
+use crate::liveness::{HEARTBEAT_EVERY, MAY_START_FOR};
+use crate::testing::{Mirror, hello};
+
+fn leading() -> Leading {
+    Leading { cluster: cluster_id(), incarnation: Incarnation(3), term: Term(7) }
+}
+
+fn known() -> Hello {
+    Hello { cluster: Some(cluster_id()), incarnation: Incarnation(3), term: Term(7), ..hello(1) }
+}
+
+fn refused(change: impl FnOnce(&mut Hello)) -> Refused {
+    let mut hello = known();
+    change(&mut hello);
+    HostSession::accept(leading(), &hello, "h1").unwrap_err()
+}
+
+fn session() -> HostSession {
+    HostSession::accept(leading(), &known(), "h1").unwrap().0
+}
+
+#[test]
+fn a_host_that_knows_this_cluster_or_none_is_welcome() {
+    for hello in [known(), hello(1)] {
+        let (session, welcome) = HostSession::accept(leading(), &hello, "h1").unwrap();
+        assert_eq!(session.host(), hello.host);
+        let Leading { cluster, incarnation, term } = leading();
+        let expected = Welcome { cluster, incarnation, term, protocol: 1, heartbeat_every: HEARTBEAT_EVERY };
+        assert_eq!(welcome, ToHost::Welcome(expected));
+    }
+}
+
+#[test]
+fn a_host_of_another_cluster_or_of_a_later_time_is_refused() {
+    let other = refused(|hello| hello.cluster = Some("prod".parse().unwrap()));
+    assert_eq!(
+        (other.code(), &other.to_string()[..]),
+        ("BE-5007", "host h1 belongs to cluster prod, this is lab; give it a fresh data directory to move it")
+    );
+    let restored = refused(|hello| (hello.incarnation, hello.term) = (Incarnation(4), Term(1)));
+    assert!(matches!(restored, Refused::OlderIncarnation { theirs: Incarnation(4), .. }));
+    let deposed = refused(|hello| hello.term = Term(8));
+    assert!(matches!(deposed, Refused::OlderTerm { theirs: Term(8), .. }));
+    assert_eq!((restored.code(), deposed.code()), ("BE-5007", "BE-5007"));
+}
+
+#[test]
+fn terms_are_compared_within_an_incarnation_only() {
+    let before_the_restore = Hello { incarnation: Incarnation(2), term: Term(900), ..known() };
+    assert!(HostSession::accept(leading(), &before_the_restore, "h1").is_ok());
+}
+
+#[test]
+fn a_host_of_another_name_or_language_is_refused() {
+    let renamed = refused(|hello| hello.name = "h2".parse().unwrap());
+    assert_eq!(
+        (renamed.code(), &renamed.to_string()[..]),
+        ("BE-4003", "the host calls itself \"h2\", its certificate says \"h1\"")
+    );
+    let newer = refused(|hello| hello.protocol = ProtocolRange { oldest: 2, newest: 3 });
+    assert_eq!(
+        (newer.code(), &newer.to_string()[..]),
+        ("BE-5006", "host h1 speaks protocol 2 to 3, this controller 1 to 1; upgrade the older of the two")
+    );
+}
+
+#[test]
+fn the_whole_set_is_sent_once_and_then_only_what_changed() {
+    let mut world = World::new();
+    let host = world.host(1, Machine::cores(8).inventory());
+    let first = world.vm(1, vm_spec(1, Bytes::mib(64)));
+    let second = world.vm(2, vm_spec(1, Bytes::mib(64)));
+    world.assign(first, host, [0], 0);
+    let mut session = session();
+    let mut tell = |world: &World| session.desired(world.cluster.revision, desired(&world.cluster, host, &Mirror).0);
+    let ids = |entries: &[DesiredEntry]| entries.iter().map(DesiredEntry::vm).collect::<Vec<VmUid>>();
+
+    let Some(ToHost::DesiredSet { revision, entries }) = tell(&world) else { panic!("the whole set comes first") };
+    assert_eq!((revision, ids(&entries)), (world.cluster.revision, vec![first]));
+    assert_eq!(tell(&world), None, "nothing to say");
+
+    world.assign(second, host, [1], 0);
+    let Some(ToHost::DesiredDelta { entries, forgotten, .. }) = tell(&world) else { panic!("then a delta") };
+    assert_eq!((ids(&entries), forgotten), (vec![second], vec![]));
+
+    world.done(delete_vm(first));
+    let Some(ToHost::DesiredDelta { entries, .. }) = tell(&world) else { panic!("then a delta") };
+    assert!(matches!(entries[..], [DesiredEntry::Absent(absent)] if absent.vm == first));
+
+    let stamp = entries[0].stamp();
+    let vms = vec![(first, berth_model::session::VmReport::Gone(stamp))];
+    world.done(berth_state::testing::report(1, Report { number: 2, vms, ..Report::default() }));
+    let Some(ToHost::DesiredDelta { revision, entries, forgotten }) = tell(&world) else { panic!("then a delta") };
+    assert_eq!((revision, ids(&entries), forgotten), (world.cluster.revision, vec![], vec![first]));
+}
+
+#[test]
+fn an_empty_set_is_sent_too_and_an_older_view_says_nothing() {
+    let mut session = session();
+    let set = session.desired(Revision(9), BTreeMap::new());
+    assert_eq!(set, Some(ToHost::DesiredSet { revision: Revision(9), entries: Vec::new() }));
+    let mut world = World::new();
+    let host = world.host(1, Machine::cores(8).inventory());
+    let vm = world.vm(1, vm_spec(1, Bytes::mib(64)));
+    world.assign(vm, host, [0], 0);
+    let newer = desired(&world.cluster, host, &Mirror).0;
+    assert_eq!(session.desired(Revision(8), newer.clone()), None);
+    assert!(session.desired(Revision(10), newer).is_some());
+}
+
+#[test]
+fn permission_to_start_comes_only_after_the_set() {
+    let mut session = session();
+    assert_eq!(session.heartbeat(1), ToHost::HeartbeatAck { number: 1, may_start_for: Millis(0) });
+    session.desired(Revision(1), BTreeMap::new());
+    assert_eq!(session.heartbeat(2), ToHost::HeartbeatAck { number: 2, may_start_for: MAY_START_FOR });
+}
+
+#[test]
+fn reports_are_taken_in_order_and_once_under_the_name_that_was_proved() {
+    let mut session = session();
+    let numbered = |number| Report { number, ..Report::default() };
+    assert_eq!(session.report(numbered(2)), None, "the first is number 1");
+    let taken = session.report(numbered(1)).unwrap();
+    assert_eq!(taken, Body::ReportHost { facts: facts(1), report: Box::new(numbered(1)) });
+    for wrong in [0, 1, 3, u64::MAX] {
+        assert_eq!(session.report(numbered(wrong)), None, "{wrong}");
+    }
+    assert!(session.report(numbered(2)).is_some());
+}

@@ -1,0 +1,56 @@
+//! What one host shall hold.
+
+use berth_model::session::{Absent, DesiredEntry};
+use berth_model::testing::{Machine, vm_spec};
+use berth_model::vm::VmSpec;
+use berth_model::{Bytes, Incarnation, Stamp};
+use berth_state::testing::{World, delete_vm};
+
+use super::desired;
+use crate::ports::Seal;
+use crate::testing::Mirror;
+
+fn with_user_data(uid: berth_model::VmUid, key: &str) -> VmSpec {
+    let mut sealed = Mirror.seal(b"#cloud-config", uid.0.as_str().as_bytes()).unwrap();
+    sealed.key_id = key.into();
+    VmSpec { user_data: Some(sealed), ..vm_spec(1, Bytes::mib(64)) }
+}
+
+#[test]
+fn a_host_is_told_of_every_vm_that_is_placed_on_it_or_leaves_it_and_of_no_other() {
+    let mut world = World::new();
+    let host = world.host(1, Machine::cores(8).inventory());
+    let other = world.host(2, Machine::cores(8).inventory());
+    let stays = world.vm(1, with_user_data(berth_model::testing::vm_uid(1), "k1"));
+    let goes = world.vm(2, vm_spec(1, Bytes::mib(64)));
+    let elsewhere = world.vm(3, vm_spec(1, Bytes::mib(64)));
+    world.vm(4, vm_spec(1, Bytes::mib(64)));
+    let (kept, ending) = (world.assign(stays, host, [0], 0), world.assign(goes, host, [1], 0));
+    world.assign(elsewhere, other, [0], 0);
+    world.done(delete_vm(goes));
+
+    let (entries, unopened) = desired(&world.cluster, host, &Mirror);
+    assert!(unopened.is_empty());
+    assert_eq!(entries.keys().copied().collect::<Vec<_>>(), [stays, goes]);
+    let stamp = |epoch| Stamp { incarnation: Incarnation(0), epoch };
+    let DesiredEntry::Present(present, by) = &entries[&stays] else { panic!("{:?}", entries[&stays]) };
+    assert_eq!((*by, present.assignment.epoch), (stamp(kept), kept));
+    assert_eq!(present.user_data.as_ref().unwrap().0, b"#cloud-config");
+    assert_eq!(present.spec.user_data, None, "the sealed form does not go along");
+    let absent = Absent { vm: goes, stamp: stamp(ending), with_disk: true };
+    assert_eq!(entries[&goes], DesiredEntry::Absent(absent));
+}
+
+#[test]
+fn a_vm_whose_user_data_cannot_be_opened_is_left_out_and_named_but_is_still_removed_when_deleted() {
+    let mut world = World::new();
+    let host = world.host(1, Machine::cores(8).inventory());
+    let vm = world.vm(1, with_user_data(berth_model::testing::vm_uid(1), "lost-key"));
+    world.assign(vm, host, [0], 0);
+    let (entries, unopened) = desired(&world.cluster, host, &Mirror);
+    assert!(entries.is_empty());
+    assert_eq!(unopened, [(vm, "no key lost-key for it".to_owned())]);
+    world.done(delete_vm(vm));
+    let (entries, unopened) = desired(&world.cluster, host, &Mirror);
+    assert!(matches!(entries[&vm], DesiredEntry::Absent(_)) && unopened.is_empty());
+}
