@@ -52,8 +52,7 @@ pub(crate) fn binaries() -> PathBuf {
 /// Builds the programs that a lab runs, and the command line.
 pub(crate) fn build() -> Result<()> {
     eprintln!("==> building berth-controller, berth-hostd and berth");
-    let packages = ["-p", "berth-controller", "-p", "berth-hostd", "-p", "berth-cli"];
-    checkout::run(checkout::cargo().arg("build").args(packages).arg("--bins"))
+    checkout::run(checkout::cargo().args(["build", "--workspace", "--bins"]))
 }
 
 /// Brings a lab up that stays, and makes the images known to it.

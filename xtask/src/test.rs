@@ -36,12 +36,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             image::check("tiny")
         });
     }
-    // The integration tests start the programs that lie beside them in the target folder.
-    steps.run("build programs", "mend the errors above", || {
-        checkout::run(checkout::cargo().args(["build", "--workspace", "--bins"]))
-    });
-    steps.run("build tests", "mend the errors above", || {
-        checkout::run(checkout::cargo().args(["nextest", "run", "--workspace", "--no-run"]))
+    // The integration tests start the programs that lie beside them in the target folder. All targets at once, so that
+    // dependencies have the same features for programs and tests and are built once.
+    steps.run("build programs and tests", "mend the errors above", || {
+        checkout::run(checkout::cargo().args(["build", "--workspace", "--all-targets"]))
     });
     steps.run("doc tests", "mend the examples above", || {
         checkout::run(checkout::cargo().args(["test", "--workspace", "--doc", "--quiet"]))
