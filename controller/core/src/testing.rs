@@ -36,6 +36,7 @@ struct Held {
     publisher: Publisher,
     lags: bool,
     fates: Vec<Fate>,
+    fates_as_leader: Vec<Fate>,
     proposals: Vec<Batch>,
     barriers: usize,
     led: usize,
@@ -49,10 +50,11 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    fn carry_out(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError> {
+    fn carry_out(&self, batch: &Batch, as_leader: bool) -> Result<Vec<Applied>, ConsensusError> {
         let mut held = self.held.lock().unwrap();
         held.proposals.push(batch.clone());
-        let fate = if held.fates.is_empty() { None } else { Some(held.fates.remove(0)) };
+        let fates = if as_leader { &mut held.fates_as_leader } else { &mut held.fates };
+        let fate = if fates.is_empty() { None } else { Some(fates.remove(0)) };
         if let Some(Fate::Fails(error)) = fate {
             return Err(error);
         }
@@ -78,7 +80,7 @@ impl Held {
 #[async_trait]
 impl Consensus for Log {
     async fn propose(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError> {
-        self.carry_out(batch)
+        self.carry_out(batch, false)
     }
 
     async fn propose_leading(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError> {
@@ -86,7 +88,7 @@ impl Consensus for Log {
             return Err(ConsensusError::NoLeader);
         }
         self.held.lock().unwrap().led += 1;
-        self.carry_out(batch)
+        self.carry_out(batch, true)
     }
 
     async fn read_barrier(&self) -> Result<(), ConsensusError> {
@@ -170,6 +172,7 @@ impl Member {
             publisher,
             lags: false,
             fates: Vec::new(),
+            fates_as_leader: Vec::new(),
             proposals: Vec::new(),
             barriers: 0,
             led: 0,
@@ -201,14 +204,20 @@ impl Member {
         held.catch_up();
     }
 
+    /// How the next proposal of a client fares.
     pub(crate) fn fate(&self, fate: Fate) {
         self.log.held.lock().unwrap().fates.push(fate);
+    }
+
+    /// How the next proposal that this member makes as the leader fares.
+    pub(crate) fn fate_as_leader(&self, fate: Fate) {
+        self.log.held.lock().unwrap().fates_as_leader.push(fate);
     }
 
     /// What another member had carried out.
     pub(crate) fn elsewhere(&self, body: Body) {
         let command = berth_state::Command { request: None, actor: operator(), body };
-        let answers = self.log.carry_out(&Batch { at: self.clock.now(), commands: vec![command] }).unwrap();
+        let answers = self.log.carry_out(&Batch { at: self.clock.now(), commands: vec![command] }, false).unwrap();
         answers[0].result.as_ref().unwrap();
     }
 
