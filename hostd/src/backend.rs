@@ -1,5 +1,6 @@
 //! The host's backend: files by berth-hoststorage, domains by berth-libvirt. Decides nothing.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,7 @@ use berth_hoststorage::overlay::Volumes;
 use berth_hoststorage::seed::{Seed, Seeds};
 use berth_libvirt::{BaseImage, Capabilities, DiskFiles, DiskFormat, LibvirtBackend};
 use berth_model::VmUid;
-use berth_model::image::ImageOnHost;
-use berth_model::image::Sha256Digest;
+use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::vm::Accelerator;
 
 /// Where things lie.
@@ -38,6 +38,7 @@ pub struct Folders {
 pub struct HostBackend {
     libvirt: LibvirtBackend,
     images: Images,
+    images_folder: PathBuf,
     volumes: Volumes,
     seeds: Seeds,
     vnc: PathBuf,
@@ -51,6 +52,7 @@ impl HostBackend {
         Ok(Self {
             libvirt,
             images: Images::open(&folders.images, &folders.images_known)?,
+            images_folder: folders.images.clone(),
             volumes: Volumes::open(&folders.volumes)?,
             seeds: Seeds::open(&folders.seeds)?,
             vnc: folders.vnc.clone(),
@@ -64,8 +66,13 @@ impl HostBackend {
         &self.libvirt
     }
 
+    /// Where image files lie.
+    pub fn images_folder(&self) -> &Path {
+        &self.images_folder
+    }
+
     /// Every image file, verified if it was not before. Reads gigabytes the first time.
-    pub fn look_at_images(&self) -> Result<std::collections::BTreeMap<Sha256Digest, ImageOnHost>, StorageError> {
+    pub fn look_at_images(&self) -> Result<BTreeMap<Sha256Digest, ImageOnHost>, StorageError> {
         self.images.scan(&self.stop)
     }
 

@@ -4,7 +4,7 @@
 //! comes back as an input. Words to a controller go through a bounded queue; one that is full means that the connection
 //! does not move, and it is closed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,9 @@ const WAITING_INPUTS: usize = 256;
 const STEPS_AT_ONCE: usize = 4;
 /// Pause before a write of the ledger that failed is tried again. Nothing is done meanwhile, by law.
 const WRITE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Different reasons for having no session that are told in one absence; what follows goes to the debug log.
+const MOST_TOLD: usize = 32;
 
 /// The placements that this host obeys, for whoever must check a right against them.
 pub type Placements = HashMap<VmUid, Stamp>;
@@ -93,6 +96,8 @@ pub struct Driver<B> {
     connections: HashMap<ConnectionId, Connection>,
     steps: Arc<Semaphore>,
     wake_at: Option<Instant>,
+    /// Why there was no session, each reason told once until there is one again.
+    told: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -122,6 +127,7 @@ impl<B: Backend> Driver<B> {
             connections: HashMap::new(),
             steps: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
             wake_at: None,
+            told: BTreeSet::new(),
         };
         (driver, handle)
     }
@@ -230,8 +236,14 @@ impl<B: Backend> Driver<B> {
 
     fn tell(&mut self, event: &Event) {
         match event {
-            Event::SessionOpened { leader } => tracing::info!(leader, "a leader holds the session"),
-            Event::SessionLost { why } => tracing::warn!(why, "no session"),
+            Event::SessionOpened { leader } => {
+                self.told.clear();
+                tracing::info!(leader, "a leader holds the session");
+            }
+            Event::SessionLost { why } if self.told.len() < MOST_TOLD && self.told.insert(why.clone()) => {
+                tracing::warn!(why, "no session");
+            }
+            Event::SessionLost { why } => tracing::debug!(why, "no session"),
             Event::Accepted { changed, left } => {
                 self.placements.send_replace(Arc::new(placements_of(&self.agent)));
                 tracing::info!(changed, "the desired set changed");

@@ -9,6 +9,7 @@ pub mod config;
 pub mod console;
 pub mod driver;
 pub mod facts;
+mod images;
 pub mod ledger_store;
 mod link;
 pub mod service;

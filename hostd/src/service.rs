@@ -2,7 +2,6 @@
 //!
 //! Nothing here stops a VM: not an end in order, not a failure, not a kill. What runs is adopted by the next start.
 
-use std::collections::BTreeMap;
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -13,27 +12,27 @@ use std::time::Duration;
 use berth_host::agent::{Agent, Identity, Input};
 use berth_host::session;
 use berth_libvirt::{LibvirtBackend, Watch};
-use berth_model::{ClusterId, HostUid, Uid};
+use berth_model::{ClusterId, ConditionStatus, HostUid, Uid};
 use berth_pki::{Credentials, CredentialsError, Role};
 use berth_telemetry::Drained;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Folders, HostBackend};
 use crate::config::Config;
 use crate::driver::{Driver, Handle, Parts, now};
 use crate::ledger_store::{LedgerStore, StoreError};
-use crate::{console, facts};
+use crate::{console, facts, images};
 
 /// How long steps that are under way may take to end when the daemon goes down. libvirt goes on without us anyway.
 const DRAIN: Duration = Duration::from_secs(20);
-/// How often the image folder is looked at. Files that did not change are told by their times, not read.
-const LOOK_AT_IMAGES: Duration = Duration::from_secs(10);
-/// How long the first report waits for images that were never verified before.
-const FIRST_IMAGES: Duration = Duration::from_secs(5);
 /// How often libvirt is asked for its version until it answers.
 const ASK_VERSIONS: Duration = Duration::from_secs(5);
+/// How long the first inventory waits for libvirt's version, which nothing depends on.
+const FIRST_VERSIONS: Duration = Duration::from_secs(1);
 
 /// Why the daemon could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +115,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
 
     let watch = watch_libvirt(&uri, &backend, &handle);
     let gathering = tokio::spawn(tell_facts(config.clone(), Arc::clone(&backend), handle.clone()));
-    let looking = tokio::spawn(tell_images(Arc::clone(&backend), handle.clone()));
+    let looking = tokio::spawn(images::tell(Arc::clone(&backend), handle.clone()));
+    let reloading = tokio::spawn(reload_credentials(credentials.clone()));
     let placements = handle.clone();
     let options = console::Options {
         host: config.name.to_string(),
@@ -137,12 +137,36 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     backend.stop();
     gathering.abort();
     looking.abort();
+    reloading.abort();
     let ended = async { drop(driving.await) };
     if berth_telemetry::drain("steps under way", DRAIN, ended).await == Drained::Abandoned {
         tracing::warn!("a step was under way; the next start looks at what came of it");
     }
     tracing::info!("the host daemon ends; its VMs run on");
     Ok(served?)
+}
+
+/// The versions of libvirt and QEMU, asked for until they are told.
+async fn ask_versions(backend: Arc<HostBackend>) -> Vec<String> {
+    loop {
+        let asked = Arc::clone(&backend);
+        if let Ok(Ok(versions)) = spawn_blocking(move || asked.libvirt().versions()).await {
+            return versions;
+        }
+        tokio::time::sleep(ASK_VERSIONS).await;
+    }
+}
+
+/// Reads the certificates again at each SIGHUP, so that they can be renewed without an interruption.
+async fn reload_credentials(credentials: Credentials) -> io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    while hangups.recv().await.is_some() {
+        match credentials.reload() {
+            Ok(changed) => tracing::info!(changed, "the certificates were read again"),
+            Err(error) => tracing::error!(%error, "the certificates could not be read again; the old ones stay"),
+        }
+    }
+    Ok(())
 }
 
 /// An identity for a host that has none: 96 random bits and some more.
@@ -203,9 +227,6 @@ async fn tell_facts(config: Config, backend: Arc<HostBackend>, handle: Handle) {
         tracing::error!("BE-9001: the KVM preflight panicked; this host takes no VMs");
         return;
     };
-    if let Some((step, detail)) = &preflight.failure {
-        tracing::warn!(%step, detail, "KVM cannot be used here; VMs run by QEMU's translator, which is slow");
-    }
     let mut facts = loop {
         let (config, preflight) = (config.clone(), preflight.clone());
         match spawn_blocking(move || facts::gather(&config, &preflight, now().wall)).await {
@@ -216,49 +237,26 @@ async fn tell_facts(config: Config, backend: Arc<HostBackend>, handle: Handle) {
         tokio::time::sleep(ASK_VERSIONS).await;
     };
     for condition in &facts.conditions {
-        tracing::info!(condition = condition.kind, status = %condition.status, "{}", condition.message);
+        if condition.status == ConditionStatus::False {
+            tracing::warn!(condition = condition.kind, status = %condition.status, "{}", condition.message);
+        } else {
+            tracing::info!(condition = condition.kind, status = %condition.status, "{}", condition.message);
+        }
     }
-    let versions = |backend: Arc<HostBackend>| spawn_blocking(move || backend.libvirt().versions());
-    let mut known = versions(Arc::clone(&backend)).await.ok().and_then(Result::ok);
     handle.tell(Input::Conditions(facts.conditions.clone())).await;
-    if known.is_none() {
-        handle.tell(Input::Inventory(Box::new(facts.inventory.clone()))).await;
-    }
-    while known.is_none() {
-        tokio::time::sleep(ASK_VERSIONS).await;
-        known = versions(Arc::clone(&backend)).await.ok().and_then(Result::ok);
-    }
+    let mut asking = tokio::spawn(ask_versions(Arc::clone(&backend)));
+    let known = match timeout(FIRST_VERSIONS, &mut asking).await {
+        Ok(known) => known,
+        Err(_) => {
+            handle.tell(Input::Inventory(Box::new(facts.inventory.clone()))).await;
+            asking.await
+        }
+    };
     facts.inventory.versions.splice(0..0, known.unwrap_or_default());
     let accelerator = facts.inventory.accelerator.accelerator;
     handle.tell(Input::Inventory(Box::new(facts.inventory))).await;
     // A libvirt that never looked at its QEMU takes seconds to do so: now, rather than when the first VM waits.
     if let Ok(Err(error)) = spawn_blocking(move || backend.capabilities(accelerator)).await {
         tracing::warn!(%error, "what libvirt can do is asked again when the first VM starts");
-    }
-}
-
-/// Looks at the image folder again and again and tells what is there.
-async fn tell_images(backend: Arc<HostBackend>, handle: Handle) {
-    let mut first = true;
-    loop {
-        let searched = Arc::clone(&backend);
-        let mut looking = spawn_blocking(move || searched.look_at_images());
-        let found = match tokio::time::timeout(FIRST_IMAGES, &mut looking).await {
-            Ok(found) => found,
-            Err(_) => {
-                if std::mem::take(&mut first) {
-                    // The host reports without them rather than stay silent while gigabytes are read.
-                    handle.tell(Input::Images(BTreeMap::new())).await;
-                }
-                looking.await
-            }
-        };
-        first = false;
-        match found {
-            Ok(Ok(images)) => handle.tell(Input::Images(images)).await,
-            Ok(Err(error)) => tracing::warn!(%error, "the image folder cannot be looked at"),
-            Err(_) => tracing::error!("BE-9001: looking at images panicked"),
-        }
-        tokio::time::sleep(LOOK_AT_IMAGES).await;
     }
 }

@@ -152,11 +152,40 @@ fn a_domain_of_another_cluster_or_without_entry_is_never_touched() {
 fn a_draining_daemon_begins_nothing_more() {
     let mut world = World::new();
     world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    let steps = world.steps;
+    // The word is being written down when the daemon is told to end.
+    world.want(vm(1), |epoch, _| Some(halted(1, epoch)));
+    assert!(!world.agent.is_idle());
     world.feed(Input::Drain);
     for _ in 0..50 {
         world.work(0, Ending::Good);
         world.pass(100);
     }
-    assert_eq!(world.steps, 0);
+    assert_eq!(world.steps, steps);
     assert!(world.agent.is_idle());
+    assert_eq!(world.domains[&vm(1)].state, DomainState::Running);
+}
+
+#[test]
+fn what_was_told_counts_only_when_that_very_report_is_acknowledged() {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.settle();
+    world.guest_ends(vm(1), false);
+    let before = world.reports();
+    while world.reports() == before {
+        world.work(0, Ending::Good);
+        world.answer_heartbeat(0);
+        world.pass(100);
+    }
+    world.acknowledge_wrongly();
+    for _ in 0..20 {
+        world.work(0, Ending::Good);
+        world.answer_heartbeat(0);
+        world.pass(100);
+    }
+    assert_eq!(world.reports(), before + 1, "the next report waits for the right acknowledgement");
+    world.settle();
+    assert_eq!(told(&world, 1), DomainState::Running);
 }

@@ -38,7 +38,7 @@ pub(super) enum Ending {
     EffectUnanswered,
     /// Neither came.
     Unreachable,
-    /// The guest does not do as it is asked.
+    /// The guest does not go down when asked, a removal leaves the disk, and nobody says so.
     GuestIgnores,
 }
 
@@ -345,7 +345,8 @@ impl World {
                     "removed while it runs"
                 );
                 self.domains.remove(vm);
-                if *with_disk {
+                // A disk that stays behind although the step says that all is well.
+                if *with_disk && ending != Ending::GuestIgnores {
                     self.overlays.remove(vm);
                 }
             }
@@ -412,6 +413,16 @@ impl World {
             }
             self.tell(ToHost::ReportAck { number });
         }
+    }
+
+    /// An acknowledgement of a report that was never made.
+    pub(super) fn acknowledge_wrongly(&mut self) {
+        self.tell(ToHost::ReportAck { number: 99 });
+    }
+
+    /// How many reports this session's leader heard.
+    pub(super) fn reports(&self) -> usize {
+        self.leader.reports.len()
     }
 
     pub(super) fn lose_session(&mut self, new_term: bool) {
