@@ -28,7 +28,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     nextest.args(["nextest", "run", "--workspace"]);
     steps.run("test runner", "install cargo-nextest by hand", || tools::ensure(CARGO_NEXTEST).map(|_| ()));
     if args.unit {
-        nextest.args(["-E", "not package(berth-integration)"]);
+        nextest.args([
+            "-E",
+            "not (package(berth-integration) or (package(berth-libvirt) or package(berth-lab)) and kind(test))",
+        ]);
     } else {
         steps.run("guest image tiny", "the console above tells where the guest stopped", || {
             let tiny = image::ensure("tiny", false)?;
