@@ -102,7 +102,8 @@ async fn a_host_whose_report_is_not_accepted_is_told_why() {
     let mut twin = hello(2);
     twin.name = "h1".parse().unwrap();
     let mut host = member.connect_as(twin).await;
-    (host.word().await, host.word().await);
+    assert!(matches!(host.word().await, ToHost::Welcome(_)));
+    assert!(matches!(host.word().await, ToHost::DesiredSet { .. }));
     host.report(first_report()).await;
     let ToHost::Refuse { code, message } = host.word().await else { panic!("a refusal") };
     assert_eq!((&code[..], message), ("BE-2001", format!("the name \"h1\" belongs to host {}", host_uid(1))));

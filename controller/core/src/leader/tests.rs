@@ -28,7 +28,8 @@ fn liveness(member: &Member) -> Liveness {
 /// A host that sends a heartbeat every two seconds until its task is ended.
 async fn living(member: &Member) -> tokio::task::JoinHandle<()> {
     let mut host = member.connect(1).await;
-    (host.word().await, host.word().await);
+    assert!(matches!(host.word().await, ToHost::Welcome(_)));
+    assert!(matches!(host.word().await, ToHost::DesiredSet { .. }));
     host.report(first_report()).await;
     tokio::spawn(async move {
         let HostEnd { to, mut from, task: _task } = host;

@@ -137,9 +137,9 @@ fn after_a_snapshot_the_window_begins_anew() {
 #[test]
 fn events_of_one_revision_are_kept_and_dropped_together() {
     let window = Window::new(Revision(0));
-    let many = |revision, count| std::iter::repeat_with(move || event(revision)).take(count);
-    window.push(Revision(1), many(1, 10).collect());
-    window.push(Revision(2), many(2, Window::KEPT - 5).collect());
+    let many = |revision, count| vec![event(revision); count];
+    window.push(Revision(1), many(1, 10));
+    window.push(Revision(2), many(2, Window::KEPT - 5));
     assert_eq!(
         window.after(Revision(0)),
         Err(Compacted { asked: Revision(0), oldest: Revision(1) }),
@@ -147,12 +147,14 @@ fn events_of_one_revision_are_kept_and_dropped_together() {
     );
     let (events, _) = window.after(Revision(1)).unwrap();
     assert_eq!(events.len(), Window::KEPT - 5);
-    window.push(Revision(3), many(3, Window::KEPT + 1).collect());
+    window.push(Revision(3), many(3, Window::KEPT + 1));
     assert!(window.after(Revision(2)).is_err(), "more than fits at one revision is not given in part");
     assert_eq!(window.after(Revision(3)), Ok((vec![], Revision(3))));
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     #[test]
     fn whoever_follows_gets_every_event_once_or_is_told_that_some_are_gone(
         pushes in prop::collection::vec((1..4_u64, 0..9000_usize), 1..12),
@@ -163,7 +165,7 @@ proptest! {
         for (step, count) in pushes {
             revision += step;
             counts.push((revision, count));
-            window.push(Revision(revision), std::iter::repeat_with(|| event(revision)).take(count).collect());
+            window.push(Revision(revision), vec![event(revision); count]);
         }
         if let Ok((events, now)) = window.after(Revision(begin)) {
             prop_assert_eq!(now.0, revision.max(begin));

@@ -100,7 +100,7 @@ fn fits(view: &Cluster, host: &Host, spec: &VmSpec) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn a_single_vm_is_placed_whenever_some_host_fits_and_only_there(world in worlds(), spec in specs()) {
