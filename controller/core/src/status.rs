@@ -39,7 +39,7 @@ fn phase(vm: &Vm, host: Option<&Host>) -> (VmPhase, String) {
     let Some(observed) = observed.filter(|seen| seen.epoch == assignment.epoch) else {
         return (VmPhase::Assigned, String::new());
     };
-    let trouble = observed.trouble.as_ref().map_or_else(String::new, |(_, sentence)| sentence.clone());
+    let trouble = observed.trouble.as_ref().map_or_else(String::new, |(reason, sentence)| coded(reason, sentence));
     match (observed.state, vm.spec.run) {
         (DomainState::Running, RunStrategy::Always) if observed.restart_count < vm.restart_count => {
             (VmPhase::Stopping, "a restart was asked for".into())
@@ -57,6 +57,19 @@ fn phase(vm: &Vm, host: Option<&Host>) -> (VmPhase, String) {
             (VmPhase::Failing, failing(reason, observed.failures, &trouble))
         }
     }
+}
+
+/// A host's word on what hinders a VM, with the code whose page tells what to do.
+fn coded(reason: &str, sentence: &str) -> String {
+    let code = match reason {
+        "ImageMissing" => "BE-6001",
+        "ImageRefused" => "BE-6002",
+        "StartFailed" => "BE-6003",
+        "Unreachable" => "BE-6004",
+        "NoSpace" => "BE-6006",
+        _ => return sentence.to_owned(),
+    };
+    format!("{sentence} [{code}]")
 }
 
 fn failing(reason: StopReason, failures: u32, trouble: &str) -> String {

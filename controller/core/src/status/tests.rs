@@ -153,11 +153,11 @@ fn a_restart_that_is_not_done_yet_and_trouble_show() {
         ..observed(epoch, DomainState::Stopped(StopReason::Crashed))
     };
     see(&mut world, vm, crashed);
-    let message = "it crashed; it is started again after a pause (3 times in a row): the disk is full";
+    let message = "it crashed; it is started again after a pause (3 times in a row): the disk is full [BE-6006]";
     assert_eq!(said(&world, vm), (VmPhase::Failing, message.into()));
     let never = observed(epoch, DomainState::Stopped(StopReason::NeverStarted));
     see(&mut world, vm, Observed { trouble, ..never.clone() });
-    assert_eq!(said(&world, vm), (VmPhase::Failing, "the disk is full".into()));
+    assert_eq!(said(&world, vm), (VmPhase::Failing, "the disk is full [BE-6006]".into()));
     see(&mut world, vm, Observed { failures: 1, ..never });
     assert_eq!(said(&world, vm), (VmPhase::Failing, "it has not started yet".into()));
 }
