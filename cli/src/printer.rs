@@ -74,6 +74,17 @@ impl Printer {
         }
     }
 
+    /// How others may remark something; nothing with `--quiet`.
+    pub(crate) fn remarks(&self) -> fn(&str) {
+        if self.talk == Talk::None {
+            |_| {}
+        } else {
+            |text| {
+                let _ = writeln!(io::stderr(), "{text}");
+            }
+        }
+    }
+
     /// An error, with `--quiet` too.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         let _ = self.err.write_all(failure.render(self.colour_err).as_bytes());

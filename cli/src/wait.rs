@@ -19,7 +19,7 @@ use crate::view::VmView;
 pub(crate) enum Goal {
     /// Guest code runs.
     Running,
-    /// It is down, or has its place and was never started.
+    /// It is down, or was never started.
     Stopped,
     /// This many restarts were carried out, and it runs.
     Restarted(u64),
@@ -167,7 +167,8 @@ fn judge(goal: Goal, vm: &VmView) -> Judgement {
     let reached = match goal {
         Goal::Running => status.phase == "Running",
         Goal::Restarted(count) => status.phase == "Running" && restarts >= count,
-        Goal::Stopped => status.phase == "Stopped",
+        // What waits for a host and shall not run does not run anywhere.
+        Goal::Stopped => status.phase == "Stopped" || (status.phase == "Pending" && vm.spec.run_strategy == "Halted"),
         Goal::Deleted => false,
     };
     if reached {

@@ -37,6 +37,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// The first pause after all controllers were asked in vain; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// After so long in vain a person is told what is being waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A cluster that can be asked.
 pub(crate) struct Client {
@@ -45,13 +47,22 @@ pub(crate) struct Client {
     timeout: Duration,
     at: usize,
     channel: Option<Channel>,
+    remark: fn(&str),
 }
 
 impl Client {
     /// Reads the certificate; connects only when something is asked.
-    pub(crate) fn new(settings: &Settings) -> Result<Self, Failure> {
+    /// `remark` is called when a request takes long, once for each.
+    pub(crate) fn new(settings: &Settings, remark: fn(&str)) -> Result<Self, Failure> {
         let dialer = Dialer::new(settings.credentials()?);
-        Ok(Self { endpoints: settings.endpoints.clone(), dialer, timeout: settings.timeout, at: 0, channel: None })
+        Ok(Self {
+            endpoints: settings.endpoints.clone(),
+            dialer,
+            timeout: settings.timeout,
+            at: 0,
+            channel: None,
+            remark,
+        })
     }
 
     /// The controller that is asked at present.
@@ -87,7 +98,9 @@ impl Client {
         F: Fn(Channel, Request<Q>) -> Fut,
         Fut: Future<Output = Result<Response<A>, Status>>,
     {
-        let end = Instant::now() + self.timeout;
+        let began = Instant::now();
+        let end = began + self.timeout;
+        let mut remarked = false;
         let mut history = History::default();
         let mut pause = FIRST_PAUSE;
         loop {
@@ -111,6 +124,10 @@ impl Client {
             // Whom we do not trust now we shall not trust in a second.
             if history.is_matter_of_trust() || Instant::now() + pause >= end {
                 return Err(history.give_up(effect, self.timeout));
+            }
+            if !remarked && began.elapsed() > PATIENCE {
+                remarked = true;
+                (self.remark)(&history.so_far(end.saturating_duration_since(Instant::now())));
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);

@@ -77,6 +77,7 @@ pub(crate) fn client(credentials: Credentials, endpoints: &[&str], timeout: Dura
         timeout,
         at: 0,
         channel: None,
+        remark: |_| {},
     }
 }
 

@@ -114,6 +114,13 @@ impl History {
         self.may_have_arrived |= may_have_arrived;
     }
 
+    /// What a person is told meanwhile.
+    pub(super) fn so_far(&self, left: Duration) -> String {
+        let troubles: Vec<_> =
+            self.troubles.iter().map(|(endpoint, trouble)| format!("{endpoint}: {}", trouble.in_words())).collect();
+        format!("no answer yet, trying for {} s more ({})", left.as_secs(), troubles.join("; "))
+    }
+
     /// Whether every controller that was tried showed a certificate that we do not accept.
     pub(super) fn is_matter_of_trust(&self) -> bool {
         let untrusted = |trouble: &Trouble| match trouble {

@@ -33,7 +33,8 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn open(global: Global, printer: &'a mut Printer) -> Result<Self, Failure> {
         let settings = Settings::load(&global)?;
-        Ok(Self { client: Client::new(&settings)?, global, printer })
+        let client = Client::new(&settings, printer.remarks())?;
+        Ok(Self { global, client, printer })
     }
 
     fn consistency(&self) -> i32 {

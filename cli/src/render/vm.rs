@@ -131,7 +131,8 @@ fn placed(placement: &PlacementView, vm: &VmView, style: Style) -> String {
 
 fn not_placed(unplaced: &UnplacedView, style: Style) -> String {
     let UnplacedView { since, hosts, refusals } = unplaced;
-    let mut text = format!("\nNot placed: none of {hosts} hosts fits, since {}\n", moment(*since, style));
+    let why = if *hosts == 0 { "there is no host yet".to_owned() } else { format!("none of {hosts} hosts fits") };
+    let mut text = format!("\nNot placed: {why}, since {}\n", moment(*since, style));
     let mut table = Table::new(["HOST", "WHY NOT"]);
     for refusal in refusals {
         table.row([Cell::plain(&refusal.host), Cell::plain(&refusal.why)]);

@@ -20,7 +20,12 @@ pub(in crate::commands) async fn run(mut session: Session<'_>, change: Change) -
         .client
         .ask(&effect, question, |channel, question| async move { service(channel).delete_vm(question).await })
         .await?;
-    match settle(&mut session, answer, |_| Goal::Deleted, change.waiting).await? {
+    // A VM that no host holds is gone with the answer.
+    let left = match answer.vm {
+        Some(_) => settle(&mut session, answer, |_| Goal::Deleted, change.waiting).await?,
+        None => None,
+    };
+    match left {
         Some(vm) => print_changed(&mut session, &vm)?,
         None if session.global.output == Output::Table => session.printer.data(&format!("{name} is gone\n"))?,
         None => {}
