@@ -29,6 +29,8 @@ use crate::{console, facts, images};
 
 /// How long steps that are under way may take to end when the daemon goes down. libvirt goes on without us anyway.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long open consoles may take to be told that the daemon goes down.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often libvirt is asked for its version until it answers.
 const ASK_VERSIONS: Duration = Duration::from_secs(5);
 /// How long the first inventory waits for libvirt's version, which nothing depends on.
@@ -124,13 +126,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
         placement_of: Arc::new(move |vm| placements.placement(vm)),
         terminals: Arc::clone(&backend) as Arc<dyn console::Terminals>,
     };
-    let serving = tokio::spawn(console::serve(listener, options, stop.clone()));
+    let mut serving = tokio::spawn(console::serve(listener, options, stop.clone()));
 
     // The driver ends by itself once told to stop; a step that hangs must not keep the daemon.
     let driving = tokio::spawn(driver.run(stop.clone()));
     let served = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        served = serving => served.unwrap_or(Ok(())),
+        served = &mut serving => served.unwrap_or(Ok(())),
     };
     stop.cancel();
     drop(watch);
@@ -141,6 +143,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     let ended = async { drop(driving.await) };
     if berth_telemetry::drain("steps under way", DRAIN, ended).await == Drained::Abandoned {
         tracing::warn!("a step was under way; the next start looks at what came of it");
+    }
+    if !serving.is_finished() {
+        berth_telemetry::drain("open consoles", LAST_WORDS, async { drop(serving.await) }).await;
     }
     tracing::info!("the host daemon ends; its VMs run on");
     Ok(served?)

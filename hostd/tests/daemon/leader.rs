@@ -139,6 +139,7 @@ impl Shared {
                     term: Term(1),
                     protocol: 1,
                     heartbeat_every: Millis(50),
+                    overrides: None,
                 };
                 let entries = self.set.lock().unwrap().clone();
                 vec![ToHost::Welcome(welcome), ToHost::DesiredSet { revision: Revision(1), entries }]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets what it did not expect fails here")]
 
+mod backend;
 mod console;
 mod driver;
 mod leader;
