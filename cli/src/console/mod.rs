@@ -73,7 +73,7 @@ pub(crate) async fn run(client: &mut Client, printer: &mut Printer, request: Req
     };
     let _terminal = if interactive {
         printer.note(&format!("Joined to the console of {}/{}. Ctrl-] leaves it.", request.project, request.name));
-        Some(RawTerminal::enter()?)
+        Some(RawTerminal::enter(io::stdin())?)
     } else {
         None
     };
