@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use berth_model::session::{Report, ToController, ToHost};
+use berth_model::session::{Report, ToController, ToHost, Welcome};
 use berth_model::{Actor, ActorRole, HostUid, Millis};
 use berth_state::{Batch, Body, Command};
 use tokio::sync::{Notify, mpsc};
@@ -11,7 +12,7 @@ use tokio::sync::{Notify, mpsc};
 use crate::desired::desired;
 use crate::error::{Error, Kind};
 use crate::handle::Control;
-use crate::session::{HostSession, Leading};
+use crate::session::{HostSession, Leading, Refused};
 
 /// When each host was last heard of by this member, by its own clock, since the leader last asked.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +31,8 @@ impl Heard {
 /// Reports that wait for their commit, at most. A host sends its next report only after the last was acknowledged;
 /// one more may be on its way.
 const REPORTS_WAITING: usize = 2;
+/// How long a host may take to say its first word.
+const FIRST_WORD_WITHIN: Duration = Duration::from_secs(10);
 
 impl Control {
     /// Holds one host's session until it ends. `proved` is the name in the host's certificate.
@@ -42,7 +45,8 @@ impl Control {
         inbound: &mut mpsc::Receiver<ToController>,
         outbound: &mpsc::Sender<ToHost>,
     ) -> Result<(), Error> {
-        let Some(ToController::Hello(hello)) = inbound.recv().await else {
+        let first = tokio::time::timeout(FIRST_WORD_WITHIN, inbound.recv()).await;
+        let Ok(Some(ToController::Hello(hello))) = first else {
             return Err(Error::invalid("BE-1012", "a session begins with a Hello"));
         };
         let mut leadership = self.consensus.leadership();
@@ -56,8 +60,7 @@ impl Control {
         let (mut session, welcome) = match HostSession::accept(leading, &hello, proved) {
             Ok(accepted) => accepted,
             Err(refused) => {
-                tracing::warn!(host.name = proved, code = refused.code(), "{refused}");
-                send(outbound, ToHost::Refuse { code: refused.code().into(), message: refused.to_string() }).await;
+                refuse(proved, &refused, outbound).await;
                 return Ok(());
             }
         };
@@ -70,6 +73,17 @@ impl Control {
         if !now.here || now.term != lead.term {
             send(outbound, ToHost::Redirect { leader: now.leader_api }).await;
             return Ok(());
+        }
+        if let Err(refused) = session.check_identity(&self.now_applied()) {
+            refuse(proved, &refused, outbound).await;
+            return Ok(());
+        }
+        if let ToHost::Welcome(Welcome { overrides: Some(higher), term, .. }) = &welcome {
+            tracing::warn!(
+                host.name = proved,
+                "the host has heard term {higher} and a majority knows of none above {term}: the controllers' data was put \
+                 back; VMs that it does not know run on and are listed as orphans"
+            );
         }
         tracing::info!(host.name = proved, host.id = %session.host(), boot = %hello.boot, "host session begins");
         let bell = self.views.bells.of(session.host());
@@ -178,6 +192,11 @@ impl Control {
 
 fn session_actor() -> Actor {
     Actor { role: ActorRole::Controller, name: "session".into() }
+}
+
+async fn refuse(proved: &str, refused: &Refused, outbound: &mpsc::Sender<ToHost>) {
+    tracing::warn!(host.name = proved, code = refused.code(), "{refused}");
+    send(outbound, ToHost::Refuse { code: refused.code().into(), message: refused.to_string() }).await;
 }
 
 /// A receiver that is gone ends the session elsewhere.

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use berth_model::session::{DesiredEntry, Hello, PROTOCOL, Report, ToHost, Welcome};
-use berth_model::{ClusterId, HostUid, Incarnation, Revision, Term, VmUid};
-use berth_state::{Body, HostFacts};
+use berth_model::{ClusterId, HostUid, Incarnation, Name, Revision, Term, VmUid};
+use berth_state::{Body, Cluster, HostFacts};
 
 use crate::liveness::{HEARTBEAT_EVERY, MAY_START_FOR};
 
@@ -51,15 +51,26 @@ pub enum Refused {
         /// What is here.
         ours: Incarnation,
     },
-    /// It has obeyed a later leader.
-    #[error("host {host} has obeyed a leader of term {theirs}, this one leads in {ours}")]
-    OlderTerm {
-        /// Its name.
+    /// The identity it claims is another host's.
+    #[error(
+        "host {host} claims the identity {uid}, which is that of host {holder}; give it its own data directory back, or \
+         an empty one to let it join as a new host"
+    )]
+    OtherHosts {
+        /// Its name, as its certificate proves it.
         host: String,
-        /// What it has seen.
-        theirs: Term,
-        /// What is here.
-        ours: Term,
+        /// What it claims.
+        uid: HostUid,
+        /// Whose that is.
+        holder: Name,
+    },
+    /// Its name is another host's.
+    #[error("the name {name:?} belongs to host {held_by}")]
+    NameTaken {
+        /// The name.
+        name: Name,
+        /// Whose it is.
+        held_by: HostUid,
     },
     /// No common protocol version.
     #[error("host {host} speaks protocol {theirs}, this controller {ours}; upgrade the older of the two")]
@@ -85,9 +96,10 @@ impl Refused {
     /// The `BE-NNNN` code of the refusal.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::OtherCluster { .. } | Self::OlderIncarnation { .. } | Self::OlderTerm { .. } => "BE-5007",
+            Self::OtherCluster { .. } | Self::OlderIncarnation { .. } => "BE-5007",
             Self::NoCommonProtocol { .. } => "BE-5006",
-            Self::OtherName { .. } => "BE-4003",
+            Self::OtherName { .. } | Self::OtherHosts { .. } => "BE-4003",
+            Self::NameTaken { .. } => "BE-2001",
         }
     }
 }
@@ -101,7 +113,8 @@ pub struct HostSession {
 }
 
 impl HostSession {
-    /// Accepts a host, or says why not. `proved` is the name in its certificate.
+    /// Accepts a host, or says why not. `proved` is the name in its certificate. The welcome must be sent only after a
+    /// linearizable read in this term that began after the Hello: a leader of the past fails it.
     pub fn accept(leading: Leading, hello: &Hello, proved: &str) -> Result<(Self, ToHost), Refused> {
         let host = hello.name.to_string();
         if host != proved {
@@ -113,9 +126,8 @@ impl HostSession {
         if hello.incarnation > leading.incarnation {
             return Err(Refused::OlderIncarnation { host, theirs: hello.incarnation, ours: leading.incarnation });
         }
-        if hello.incarnation == leading.incarnation && hello.term > leading.term {
-            return Err(Refused::OlderTerm { host, theirs: hello.term, ours: leading.term });
-        }
+        // Told only after a majority was asked, later than the host's word, and knew of no higher term than ours.
+        let overrides = (hello.incarnation == leading.incarnation && hello.term > leading.term).then_some(hello.term);
         let range = |range: berth_model::session::ProtocolRange| format!("{} to {}", range.oldest, range.newest);
         let protocol = PROTOCOL.common(hello.protocol).ok_or_else(|| Refused::NoCommonProtocol {
             host,
@@ -134,8 +146,24 @@ impl HostSession {
             term: leading.term,
             protocol,
             heartbeat_every: HEARTBEAT_EVERY,
+            overrides,
         });
         Ok((Self { facts, sent: None, last_report: 0 }, welcome))
+    }
+
+    /// Refuses a host that claims the identity or bears the name of another one: a host's certificate gives it its own
+    /// VMs and their secrets, and nobody else's. `view` must have been read linearizably after the Hello.
+    pub fn check_identity(&self, view: &Cluster) -> Result<(), Refused> {
+        let HostFacts { uid, name, .. } = &self.facts;
+        if let Some(known) = view.hosts.get(uid).filter(|known| known.meta.name != *name) {
+            return Err(Refused::OtherHosts { host: name.to_string(), uid: *uid, holder: known.meta.name.clone() });
+        }
+        match view.host_by_name(name) {
+            Some(holder) if holder.uid() != *uid => {
+                Err(Refused::NameTaken { name: name.clone(), held_by: holder.uid() })
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Whose session it is.

@@ -1,7 +1,7 @@
 //! The accepted set as a value: what this host was told, and what it remembers of carrying it out.
 //!
 //! The ledger says no to the past (laws 3 and 12): a session of another cluster or of a lower incarnation or term is
-//! refused whole; an entry whose stamp is older than the one held is refused by itself, so that one stale word does not
+//! refused whole, unless it says that a majority knows nothing of the higher term, which then was never its past; an entry whose stamp is older than the one held is refused by itself, so that one stale word does not
 //! keep the others from being heard. It never turns silence into an instruction (law 5): an entry that a whole set no
 //! longer mentions merely leaves the ledger, and its domain runs on as an orphan.
 //!
@@ -335,7 +335,10 @@ impl Ledger {
             if ours != welcome.cluster {
                 return Err(Refusal::OtherCluster { ours, theirs: welcome.cluster });
             }
-            if (welcome.incarnation, welcome.term) < (incarnation, term) {
+            // Data that was put back brings lower terms with it. Refused, the host would be nobody's for ever; what it
+            // obeyed since is held by the stamps of its entries.
+            let put_back = welcome.incarnation == incarnation && welcome.overrides == Some(term);
+            if (welcome.incarnation, welcome.term) < (incarnation, term) && !put_back {
                 return Err(Refusal::Past {
                     held_incarnation: incarnation,
                     held_term: term,

@@ -56,6 +56,7 @@ pub(crate) fn welcome(term: u64) -> Welcome {
         term: Term(term),
         protocol: 1,
         heartbeat_every: Millis(1000),
+        overrides: None,
     }
 }
 

@@ -82,6 +82,9 @@ pub struct Welcome {
     pub protocol: u32,
     /// How often the host shall send a heartbeat.
     pub heartbeat_every: Millis,
+    /// The higher term that the host said it had heard, if no majority knows of it: asked after the host's first word,
+    /// the members stand at the lower one, so their data was put back. None in any other case.
+    pub overrides: Option<Term>,
 }
 
 /// A VM that shall exist on the host, running or halted as its spec says.

@@ -278,13 +278,14 @@ fn to_host() -> impl Strategy<Value = ToHost> {
     prop_oneof![
         option::of(text()).prop_map(|leader| ToHost::Redirect { leader }),
         (text(), text()).prop_map(|(code, message)| ToHost::Refuse { code, message }),
-        (uid(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
-            |(cluster, incarnation, term, protocol, every)| ToHost::Welcome(Welcome {
+        (uid(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>(), option::of(any::<u64>())).prop_map(
+            |(cluster, incarnation, term, protocol, every, overrides)| ToHost::Welcome(Welcome {
                 cluster: ClusterId(cluster),
                 incarnation: Incarnation(incarnation),
                 term: Term(term),
                 protocol,
                 heartbeat_every: Millis(every),
+                overrides: overrides.map(Term),
             })
         ),
         (any::<u64>(), vec(entry(), 0..3))

@@ -49,13 +49,14 @@ impl TryFrom<v1::Hello> for Hello {
 
 impl From<&Welcome> for v1::Welcome {
     fn from(welcome: &Welcome) -> Self {
-        let Welcome { cluster, incarnation, term, protocol, heartbeat_every } = welcome;
+        let Welcome { cluster, incarnation, term, protocol, heartbeat_every, overrides } = welcome;
         Self {
             cluster: cluster.to_string(),
             incarnation: incarnation.0,
             term: term.0,
             protocol: *protocol,
             heartbeat_every_ms: heartbeat_every.0,
+            overrides: overrides.map(|term| term.0),
         }
     }
 }
@@ -64,13 +65,14 @@ impl TryFrom<v1::Welcome> for Welcome {
     type Error = ConvertError;
 
     fn try_from(wire: v1::Welcome) -> Result<Self, ConvertError> {
-        let v1::Welcome { cluster, incarnation, term, protocol, heartbeat_every_ms } = wire;
+        let v1::Welcome { cluster, incarnation, term, protocol, heartbeat_every_ms, overrides } = wire;
         Ok(Self {
             cluster: parsed(&cluster, "cluster")?,
             incarnation: Incarnation(incarnation),
             term: Term(term),
             protocol,
             heartbeat_every: Millis(heartbeat_every_ms),
+            overrides: overrides.map(Term),
         })
     }
 }

@@ -37,7 +37,8 @@ fn a_host_that_knows_this_cluster_or_none_is_welcome() {
         let (session, welcome) = HostSession::accept(leading(), &hello, "h1").unwrap();
         assert_eq!(session.host(), hello.host);
         let Leading { cluster, incarnation, term } = leading();
-        let expected = Welcome { cluster, incarnation, term, protocol: 1, heartbeat_every: HEARTBEAT_EVERY };
+        let expected =
+            Welcome { cluster, incarnation, term, protocol: 1, heartbeat_every: HEARTBEAT_EVERY, overrides: None };
         assert_eq!(welcome, ToHost::Welcome(expected));
     }
 }
@@ -51,9 +52,31 @@ fn a_host_of_another_cluster_or_of_a_later_time_is_refused() {
     );
     let restored = refused(|hello| (hello.incarnation, hello.term) = (Incarnation(4), Term(1)));
     assert!(matches!(restored, Refused::OlderIncarnation { theirs: Incarnation(4), .. }));
-    let deposed = refused(|hello| hello.term = Term(8));
-    assert!(matches!(deposed, Refused::OlderTerm { theirs: Term(8), .. }));
-    assert_eq!((restored.code(), deposed.code()), ("BE-5007", "BE-5007"));
+    assert_eq!(restored.code(), "BE-5007");
+}
+
+#[test]
+fn a_host_that_heard_a_higher_term_is_told_that_it_is_overridden() {
+    let ahead = Hello { term: Term(8), ..known() };
+    let (_, welcome) = HostSession::accept(leading(), &ahead, "h1").unwrap();
+    let ToHost::Welcome(Welcome { term, overrides, .. }) = welcome else { panic!("a welcome") };
+    assert_eq!((term, overrides), (Term(7), Some(Term(8))));
+}
+
+#[test]
+fn a_host_speaks_for_no_other() {
+    let mut world = World::new();
+    let first = world.host(1, Machine::cores(8).inventory());
+    assert_eq!(session().check_identity(&world.cluster), Ok(()));
+    let as_other = |name: &str, host| {
+        let claim = Hello { host, name: name.parse().unwrap(), ..known() };
+        HostSession::accept(leading(), &claim, name).unwrap().0.check_identity(&world.cluster).unwrap_err()
+    };
+    let thief = as_other("h2", first);
+    assert_eq!(thief.code(), "BE-4003");
+    assert!(thief.to_string().contains("which is that of host h1"), "{thief}");
+    let twin = as_other("h1", hello(2).host);
+    assert_eq!((twin.code(), twin.to_string()), ("BE-2001", format!("the name \"h1\" belongs to host {first}")));
 }
 
 #[test]

@@ -72,6 +72,20 @@ fn another_cluster_and_the_past_are_refused_whole() {
 }
 
 #[test]
+fn a_lower_term_is_obeyed_only_if_a_majority_knows_nothing_of_the_higher_one() {
+    let overriding = |term, held| Welcome { overrides: Some(Term(held)), ..welcome(term) };
+    let mut ledger = fresh();
+    ledger.greet(&welcome(7)).unwrap();
+    ledger.accept_set(&[always(1, 5)]);
+    assert!(ledger.greet(&overriding(6, 5)).is_err(), "another term than the one held");
+    ledger.greet(&overriding(3, 7)).unwrap();
+    assert_eq!(ledger.cluster().map(|(_, _, term)| term), Some(Term(3)));
+    assert_eq!(ledger.accept_set(&[always(1, 4)]).refused.len(), 1, "stamps still count");
+    let earlier = Welcome { incarnation: Incarnation(0), ..overriding(3, 3) };
+    assert!(ledger.greet(&earlier).is_err(), "an incarnation is never taken back");
+}
+
+#[test]
 fn a_new_boot_forgets_pauses_and_what_ran() {
     let mut ledger = fresh();
     ledger.enter_boot(&BootId("a".into()), at(0));
