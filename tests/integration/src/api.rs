@@ -9,6 +9,7 @@ use berth_proto::status::from_status;
 use berth_proto::v1;
 use berth_proto::v1::agent_service_client::AgentServiceClient;
 use berth_proto::v1::cluster_service_client::ClusterServiceClient;
+use berth_proto::v1::console_service_client::ConsoleServiceClient;
 use berth_proto::v1::host_service_client::HostServiceClient;
 use berth_proto::v1::image_service_client::ImageServiceClient;
 use berth_proto::v1::instance_type_service_client::InstanceTypeServiceClient;
@@ -163,10 +164,62 @@ impl Api {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        if tokio::time::timeout(within, watching).await.is_err() {
-            panic!("not within {} s: VM {name} {what}; as it was last seen: {last:#?}", within.as_secs_f32());
-        }
+        let in_time = tokio::time::timeout(within, watching).await.is_ok();
+        let limit = within.as_secs_f32();
+        assert!(in_time, "not within {limit} s: VM {name} {what}; as it was last seen: {last:#?}");
         (last.and_then(Result::ok).flatten(), began.elapsed())
+    }
+
+    /// Joins a VM's serial console and presses Enter now and then until the guest has written a text; gives all that it
+    /// wrote.
+    ///
+    /// # Panics
+    /// When the text does not come in time.
+    pub async fn console(&self, name: &str, text: &str, within: Duration) -> String {
+        let mut heard = String::new();
+        let mut trouble = None;
+        let listening = async {
+            loop {
+                match self.listen(name, text, &mut heard).await {
+                    Ok(()) => return,
+                    // It does not run yet, or what was between went away.
+                    Err(status) => trouble = Some(status),
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let in_time = tokio::time::timeout(within, listening).await.is_ok();
+        let limit = within.as_secs_f32();
+        assert!(in_time, "not within {limit} s: {name} writes {text:?}; last trouble: {trouble:?}; it wrote:\n{heard}");
+        heard
+    }
+
+    async fn listen(&self, name: &str, text: &str, heard: &mut String) -> Result<(), Status> {
+        let (typing, typed) = tokio::sync::mpsc::channel(8);
+        let say = |input| v1::AttachInput { input: Some(input) };
+        let target = v1::AttachTarget { name: name.to_owned(), ..v1::AttachTarget::default() };
+        typing.send(say(v1::attach_input::Input::Target(target))).await.expect("the receiver is here");
+        let typed = tokio_stream::wrappers::ReceiverStream::new(typed);
+        let mut shown = ConsoleServiceClient::new(self.channel()).attach(typed).await?.into_inner();
+        let mut enter = tokio::time::interval(Duration::from_secs(2));
+        loop {
+            let output = tokio::select! {
+                output = shown.message() => output?.and_then(|output| output.output),
+                _ = enter.tick() => {
+                    let _ = typing.send(say(v1::attach_input::Input::Data(b"\n".to_vec()))).await;
+                    continue;
+                }
+            };
+            match output {
+                Some(v1::console_output::Output::Data(data)) => heard.push_str(&String::from_utf8_lossy(&data)),
+                Some(v1::console_output::Output::Opened(_)) => {}
+                Some(v1::console_output::Output::End(end)) => return Err(Status::unavailable(end.message)),
+                None => return Err(Status::unavailable("the console ended without a last word")),
+            }
+            if heard.contains(text) {
+                return Ok(());
+            }
+        }
     }
 
     async fn follow(
@@ -215,12 +268,12 @@ pub fn code(status: &Status) -> String {
     from_status(status).code.unwrap_or_else(|| format!("no code, {:?}: {}", status.code(), status.message()))
 }
 
-/// Why a connection to an address is not made with these credentials.
+/// Why a connection to an address, where a server of this role answers, is not made with these credentials.
 ///
 /// # Panics
 /// When it is made.
-pub async fn denial(address: &str, credentials: &Credentials) -> Problem {
-    match berth_pki::connect(address, credentials.client_config(Expect::any(Role::Controller)), CONNECT).await {
+pub async fn denial(address: &str, server: Role, credentials: &Credentials) -> Problem {
+    match berth_pki::connect(address, credentials.client_config(Expect::any(server)), CONNECT).await {
         Ok(_) => panic!("{address} let {} in", credentials.identity()),
         Err(error) => error.problem,
     }

@@ -134,6 +134,16 @@ impl Domain {
         lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
     }
 
+    /// The CPU threads on which the kernel lets one of its threads run, as a CPU list.
+    ///
+    /// # Panics
+    /// When there is no such thread.
+    pub fn may_run_on(&self, thread: i32) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/task/{thread}/status", self.pid)).expect("QEMU runs");
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        allowed.expect("the kernel tells it of each thread").trim().to_owned()
+    }
+
     /// Kills it with SIGKILL.
     ///
     /// # Panics

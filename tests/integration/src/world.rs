@@ -118,18 +118,32 @@ impl World {
     /// When a host does not.
     pub async fn add_tiny(&self) {
         let tiny = machine::tiny();
+        // A daemon looks at its images when it starts, and each ten seconds later.
+        for host in self.hosts() {
+            self.stop(&host);
+        }
         let digest = self.lab.add_image(&tiny.path).expect("the image can be put on the hosts");
         assert_eq!(digest, tiny.sha256, "the image is not what `./x image` said");
+        for host in self.hosts() {
+            self.start(&host);
+        }
         self.api("c1").ask(request::image("tiny", &digest, tiny.virtual_size)).await;
         for host in self.hosts() {
-            let (_, _) = until(&format!("host {host} has verified image tiny"), Duration::from_secs(30), async || {
-                match self.image_on(&host, &digest).await? {
-                    v1::image_on_host::Found::VerifiedVirtualSizeBytes(_) => Ok(()),
-                    v1::image_on_host::Found::Refused(why) => Err(why),
-                }
-            })
-            .await;
+            self.image_is_good(&host, &digest).await;
         }
+    }
+
+    /// Waits until a host has verified an image.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn image_is_good(&self, host: &str, digest: &str) {
+        let what = format!("host {host} has verified the image");
+        until(&what, Duration::from_secs(30), async || match self.image_on(host, digest).await? {
+            v1::image_on_host::Found::VerifiedVirtualSizeBytes(_) => Ok(()),
+            v1::image_on_host::Found::Refused(why) => Err(why),
+        })
+        .await;
     }
 
     /// What a host found when it looked at an image file.
@@ -187,6 +201,14 @@ impl World {
         self.lab.kill9(process).unwrap_or_else(|error| panic!("{process} cannot be killed: {error}"));
     }
 
+    /// Asks a process to end, and waits until it did.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn stop(&self, process: &str) {
+        self.lab.stop(process).unwrap_or_else(|error| panic!("{process} does not end: {error}"));
+    }
+
     /// Starts a process and waits until it answers.
     ///
     /// # Panics
@@ -219,7 +241,7 @@ impl World {
     /// When they differ, or never are at one revision.
     pub async fn identical(&self) -> u64 {
         let apis = self.apis();
-        let ((), _) = until("all members are at one revision", Duration::from_secs(20), async || {
+        until("all members are at one revision", Duration::from_secs(20), async || {
             let mut all = Vec::new();
             for api in &apis {
                 let lists = Lists::of(api).await.map_err(|status| format!("{}: {status}", api.member))?;

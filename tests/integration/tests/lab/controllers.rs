@@ -149,7 +149,7 @@ async fn a_killed_leader_is_replaced_within_three_seconds_and_no_acknowledged_vm
         world.start(&leader);
         let restarted = world.api(&leader);
         let what = format!("{leader} has caught up");
-        let ((), _) = until(&what, Duration::from_secs(20), async || match restarted.own_revision().await {
+        until(&what, Duration::from_secs(20), async || match restarted.own_revision().await {
             Ok(reached) if reached >= answer.revision => Ok(()),
             Ok(reached) => Err(format!("it is at {reached} of {}", answer.revision)),
             Err(status) => Err(status.to_string()),
