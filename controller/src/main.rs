@@ -20,7 +20,7 @@ struct Arguments {
     #[arg(long, default_value = "text", env = "BERTH_LOG_FORMAT")]
     log_format: berth_telemetry::Format,
     /// What to log, such as info or berth_control=debug.
-    #[arg(long, default_value = "info,openraft=warn", env = "BERTH_LOG")]
+    #[arg(long, default_value = "info,openraft=error", env = "BERTH_LOG")]
     log: String,
 }
 

@@ -182,6 +182,22 @@ async fn a_member_that_was_away_does_not_disturb_the_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_down_is_dialled_with_pauses() {
+    let cluster = Cluster::new(3);
+    let (leader, others) = split(cluster.start_all().await).await;
+    let down = others[0].id;
+    cluster.cut(down, true);
+    leader.propose("meanwhile").await.unwrap();
+    // A heartbeat each 100 ms, and replication with a growing pause: at most some twenty calls a second, where a loop
+    // without pauses makes thousands. A slow machine only makes it longer.
+    let (first, started) = (cluster.dialled(down), Instant::now());
+    eventually("a hundred calls", || cluster.dialled(down) >= first + 100).await;
+    assert!(started.elapsed() > Duration::from_secs(3), "a hundred calls took only {:?}", started.elapsed());
+    cluster.cut(down, false);
+    stop_all(others.into_iter().chain([leader])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_far_behind_catches_up_by_a_snapshot() {
     let mut cluster = Cluster::new(3);
     cluster.snapshots = SnapshotPolicy { entries_between: 50, entries_kept: 5 };

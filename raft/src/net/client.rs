@@ -119,6 +119,11 @@ impl RaftNetworkV2<Types> for Network {
     {
         let mut client = self.client(Lane::Calls);
         Box::pin(async move {
+            // The pause after an error lies before the first request. Connecting before asking for that would skip it, and a
+            // member that is down would be called as fast as its machine can refuse.
+            let mut input = input;
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let input = stream::iter([first]).chain(input);
             let pending = Pending::default();
             let sent = pending.clone();
             // An entry that cannot be put on the wire ends the stream, and the error is told in the place of its answer.

@@ -74,6 +74,8 @@ struct Switchboard {
     cut: HashSet<String>,
     /// Streams to and from these are open, and nothing comes through them ever again.
     frozen: HashSet<String>,
+    /// How often each was dialled.
+    dialled: HashMap<String, u64>,
 }
 
 /// The switchboard as one member uses it.
@@ -92,7 +94,8 @@ impl Links for Line {
             let (ours, near) = tokio::io::duplex(64 * 1024);
             let (far, theirs) = tokio::io::duplex(64 * 1024);
             let is_frozen = {
-                let board = board.lock().unwrap();
+                let mut board = board.lock().unwrap();
+                *board.dialled.entry(to.clone()).or_default() += 1;
                 board.frozen.contains(&from) || board.frozen.contains(&to)
             };
             if is_frozen {
@@ -223,6 +226,11 @@ impl Cluster {
         } else {
             board.cut.remove(&name);
         }
+    }
+
+    /// How often a member was dialled by the others.
+    pub fn dialled(&self, id: u64) -> u64 {
+        self.board.lock().unwrap().dialled.get(&format!("member-{id}")).copied().unwrap_or_default()
     }
 
     /// Makes a member fall silent without a sign: its streams stay open, and nothing comes through. Undone for new streams
