@@ -462,15 +462,15 @@ impl World {
         for (at, pending) in std::mem::take(&mut self.pending).into_iter().enumerate() {
             let done = fates >> (at % 64) & 1 == 1;
             match pending {
-                Pending::Persist(_, records) if done => self.disk.extend(records),
+                // A write that was torn leaves its first records.
+                Pending::Persist(_, records) => {
+                    let kept = usize::try_from(fates % (records.len() as u64 + 1)).unwrap();
+                    self.disk.extend(records.into_iter().take(kept));
+                }
                 Pending::Execute(step) if done => {
                     self.physics(&step, Ending::Good);
                 }
-                Pending::Persist(..)
-                | Pending::Execute(_)
-                | Pending::Connect(_)
-                | Pending::Scan(_)
-                | Pending::Look(_) => {}
+                Pending::Execute(_) | Pending::Connect(_) | Pending::Scan(_) | Pending::Look(_) => {}
             }
         }
         self.hang_up();
