@@ -138,7 +138,8 @@ impl Shared {
                     incarnation: Incarnation(1),
                     term: Term(1),
                     protocol: 1,
-                    heartbeat_every: Millis(50),
+                    // The patience of three of these must outlast a machine that is busy with other tests.
+                    heartbeat_every: Millis(1000),
                     overrides: None,
                 };
                 let entries = self.set.lock().unwrap().clone();
