@@ -198,7 +198,8 @@ impl Control {
     /// The answer that was given before, if this request is a repetition.
     fn remembered(&self, view: &Cluster, caller: &Caller) -> Result<Option<Applied>, Error> {
         let Some((id, body)) = caller.request else { return Ok(None) };
-        match view.requests.look_up(id, &body, &caller.actor, view.last_at.max(self.environment.now())) {
+        let now = self.environment.now();
+        match view.requests.look_up(id, &body, &caller.actor, now, view.last_at.max(now)) {
             Verdict::New => Ok(None),
             Verdict::Seen(answer) => Ok(Some(answer)),
             Verdict::Refused(rejection) => Err(rejection.into()),

@@ -9,6 +9,7 @@ use berth_model::{Actor, ActorRole, HostUid, Millis};
 use berth_state::{Batch, Body, Command};
 use tokio::sync::{Notify, mpsc};
 
+use crate::bounds;
 use crate::desired::desired;
 use crate::error::{Error, Kind};
 use crate::handle::Control;
@@ -49,6 +50,10 @@ impl Control {
         let Ok(Some(ToController::Hello(hello))) = first else {
             return Err(Error::invalid("BE-1012", "a session begins with a Hello"));
         };
+        if let Err(why) = bounds::check_hello(&hello) {
+            send(outbound, ToHost::Refuse { code: "BE-1009".into(), message: why.clone() }).await;
+            return Err(Error::invalid("BE-1009", why));
+        }
         let mut leadership = self.consensus.leadership();
         let lead = leadership.borrow_and_update().clone();
         let info = self.now_applied().info;
@@ -148,8 +153,9 @@ impl Control {
                         }
                         Some(ToController::Report(report)) => {
                             self.heard.note(session.host(), self.environment.uptime());
-                            let number = report.number;
-                            let Some(body) = session.report(Report::clone(&report)) else {
+                            let (number, mut report) = (report.number, Report::clone(&report));
+                            bounds::take(&mut report).map_err(|why| Error::invalid("BE-1009", why))?;
+                            let Some(body) = session.report(report) else {
                                 let message = format!("report {number} is out of turn in its session");
                                 return Err(Error::invalid("BE-1007", message));
                             };

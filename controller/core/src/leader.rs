@@ -13,6 +13,10 @@ use crate::liveness::Table;
 /// How often the leader looks at its hosts' heartbeats, and plans even if nothing changed.
 const TICK: Duration = Duration::from_secs(1);
 
+/// Commands in one proposal. The longest are reasons of 16 hosts, some kilobytes each in the worst case: this many always
+/// fit into an entry of the log, and a plan that did not fit would be made again for ever.
+const COMMANDS_AT_ONCE: usize = 50;
+
 /// Leads whenever this member is the leader; ends when consensus does.
 pub async fn run(control: Control, cluster: ClusterId) {
     let mut leadership = control.consensus.leadership();
@@ -71,10 +75,14 @@ async fn reign(control: &Control, cluster: ClusterId) {
             bodies.extend(table.transitions(&view, control.environment.uptime()));
         }
         bodies.extend(planning.plan(&view));
-        if !bodies.is_empty() && !propose(control, bodies).await {
-            // Made anew from what is there, at the next tick.
-            planning = Planning::default();
-            tick.reset();
+        while !bodies.is_empty() {
+            let rest = bodies.split_off(bodies.len().min(COMMANDS_AT_ONCE));
+            if !propose(control, std::mem::replace(&mut bodies, rest)).await {
+                // Made anew from what is there, at the next tick.
+                planning = Planning::default();
+                tick.reset();
+                break;
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 //! [`session::HostSession`] is the controller's end of a host's session. What waits, sends and proposes is kept thin.
 
 pub mod admit;
+mod bounds;
 pub mod desired;
 pub mod error;
 pub mod handle;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_model::Revision;
+use berth_model::{Revision, Sealed};
 use berth_model::host::Host;
 use berth_model::vm::{Vm, VmStatus};
 use berth_state::{Change, Cluster, Object};
@@ -42,9 +42,9 @@ pub fn events(view: &Cluster, changes: &[Change]) -> Vec<Event> {
         match &change.object {
             Object::Vm { before, after } => {
                 let what = match (before, after) {
-                    (None, Some(vm)) => VmEvent::Added(Arc::clone(vm), Arc::new(status::derive(view, vm))),
-                    (Some(_), Some(vm)) => VmEvent::Modified(Arc::clone(vm), Arc::new(status::derive(view, vm))),
-                    (Some(vm), None) => VmEvent::Deleted(Arc::clone(vm)),
+                    (None, Some(vm)) => VmEvent::Added(kept(vm), Arc::new(status::derive(view, vm))),
+                    (Some(_), Some(vm)) => VmEvent::Modified(kept(vm), Arc::new(status::derive(view, vm))),
+                    (Some(vm), None) => VmEvent::Deleted(kept(vm)),
                     (None, None) => continue,
                 };
                 events.push(Event { revision, what });
@@ -53,13 +53,23 @@ pub fn events(view: &Cluster, changes: &[Change]) -> Vec<Event> {
                 // A VM that changes later among these changes has its own event there, perhaps its first.
                 for vm in view.vms_on(after.uid()).filter(|vm| vm.meta.revision < revision) {
                     let status = Arc::new(status::derive(view, vm));
-                    events.push(Event { revision, what: VmEvent::Modified(Arc::clone(vm), status) });
+                    events.push(Event { revision, what: VmEvent::Modified(kept(vm), status) });
                 }
             }
             Object::Host { .. } | Object::Image { .. } | Object::InstanceType { .. } => {}
         }
     }
     events
+}
+
+/// A VM as watchers need it. They are told only that there is user data; its sealed bytes, up to a megabyte and a copy
+/// of its own in each change, would make the window grow to gigabytes.
+fn kept(vm: &Arc<Vm>) -> Arc<Vm> {
+    let Some(sealed) = &vm.spec.user_data else { return Arc::clone(vm) };
+    let emptied = Sealed { key_id: sealed.key_id.clone(), nonce: Vec::new(), ciphertext: Vec::new() };
+    let mut slim = Vm::clone(vm);
+    slim.spec.user_data = Some(emptied);
+    Arc::new(slim)
 }
 
 /// Whether a host's change shows in the status of its VMs.

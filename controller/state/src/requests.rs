@@ -68,8 +68,20 @@ impl Requests {
         self.order.values().filter_map(|id| self.by_id.get(id).map(|held| (*id, held)))
     }
 
-    /// What to do with a request.
-    pub fn look_up(&self, id: RequestId, body: &[u8; 32], actor: &Actor, at: Timestamp) -> Verdict {
+    /// What to do with a request that was proposed at `proposed`, by its proposer's clock; `at` is entry time, which is
+    /// that or later.
+    ///
+    /// What an id may be too old by is measured by the proposer's clock: entry time never goes back, so that one step of
+    /// one clock into the future would have every later request refused until the world has caught up. Nothing is carried
+    /// out twice for it: what was forgotten is known by the horizon.
+    pub fn look_up(
+        &self,
+        id: RequestId,
+        body: &[u8; 32],
+        actor: &Actor,
+        proposed: Timestamp,
+        at: Timestamp,
+    ) -> Verdict {
         if let Some(held) = self.by_id.get(&id) {
             return if held.body == *body && held.actor == *actor {
                 Verdict::Seen(held.answer.clone())
@@ -85,8 +97,8 @@ impl Requests {
             return Verdict::Refused(Rejection::RequestFromFuture { id: id.to_string(), ahead_seconds });
         }
         // Older than any answer that would still be kept: its answer may have been forgotten before the horizon knew.
-        if at.since(id.made_at()) > Self::KEPT_FOR {
-            let horizon = Timestamp::from_millis(at.as_millis() - Self::KEPT_FOR.0);
+        if proposed.since(id.made_at()) > Self::KEPT_FOR {
+            let horizon = Timestamp::from_millis(proposed.as_millis() - Self::KEPT_FOR.0);
             return Verdict::Refused(Rejection::RequestExpired { id: id.to_string(), horizon });
         }
         Verdict::New
@@ -135,11 +147,11 @@ mod tests {
     fn the_same_id_and_body_get_the_first_answer_and_another_body_is_refused() {
         let mut requests = Requests::default();
         let id = RequestId::from_parts(NOW, 1);
-        assert_eq!(requests.look_up(id, &[1; 32], &actor("a"), NOW), Verdict::New);
+        assert_eq!(requests.look_up(id, &[1; 32], &actor("a"), NOW, NOW), Verdict::New);
         requests.remember(id, actor("a"), [1; 32], answer(7), NOW);
-        assert_eq!(requests.look_up(id, &[1; 32], &actor("a"), NOW), Verdict::Seen(answer(7)));
+        assert_eq!(requests.look_up(id, &[1; 32], &actor("a"), NOW, NOW), Verdict::Seen(answer(7)));
         for (body, who) in [([2; 32], "a"), ([1; 32], "b")] {
-            let verdict = requests.look_up(id, &body, &actor(who), NOW);
+            let verdict = requests.look_up(id, &body, &actor(who), NOW, NOW);
             assert!(matches!(verdict, Verdict::Refused(Rejection::RequestReused { .. })), "{verdict:?}");
         }
     }
@@ -153,10 +165,10 @@ mod tests {
         }
         requests.evict(NOW, 2);
         for id in &ids[..3] {
-            let verdict = requests.look_up(*id, &[0; 32], &actor("a"), NOW);
+            let verdict = requests.look_up(*id, &[0; 32], &actor("a"), NOW, NOW);
             assert!(matches!(verdict, Verdict::Refused(Rejection::RequestExpired { .. })), "{verdict:?}");
         }
-        assert!(matches!(requests.look_up(ids[4], &[0; 32], &actor("a"), NOW), Verdict::Seen(_)));
+        assert!(matches!(requests.look_up(ids[4], &[0; 32], &actor("a"), NOW, NOW), Verdict::Seen(_)));
     }
 
     #[test]
@@ -167,15 +179,27 @@ mod tests {
         let later = NOW.plus(Requests::KEPT_FOR).plus(Millis(1));
         requests.remember(RequestId::from_parts(later, 2), actor("a"), [0; 32], answer(2), later);
         assert_eq!(requests.len(), 1);
-        let verdict = requests.look_up(old, &[0; 32], &actor("a"), later);
+        let verdict = requests.look_up(old, &[0; 32], &actor("a"), later, later);
         assert!(matches!(verdict, Verdict::Refused(Rejection::RequestExpired { .. })));
+    }
+
+    #[test]
+    fn a_step_of_one_clock_does_not_refuse_what_comes_after_it_and_repeats_nothing() {
+        let mut requests = Requests::default();
+        let (before, after) = (RequestId::from_parts(NOW, 1), RequestId::from_parts(NOW.plus(Millis(5)), 2));
+        requests.remember(before, actor("a"), [0; 32], answer(1), NOW);
+        let stepped = NOW.plus(Millis::seconds(3 * 24 * 3600));
+        requests.evict(stepped, Requests::KEPT);
+        assert_eq!(requests.look_up(after, &[0; 32], &actor("a"), NOW, stepped), Verdict::New);
+        let verdict = requests.look_up(before, &[0; 32], &actor("a"), NOW, stepped);
+        assert!(matches!(verdict, Verdict::Refused(Rejection::RequestExpired { .. })), "{verdict:?}");
     }
 
     #[test]
     fn an_id_from_the_far_future_is_refused() {
         let requests = Requests::default();
         let id = RequestId::from_parts(NOW.plus(Millis::seconds(3600)), 1);
-        let verdict = requests.look_up(id, &[0; 32], &actor("a"), NOW);
+        let verdict = requests.look_up(id, &[0; 32], &actor("a"), NOW, NOW);
         assert!(matches!(verdict, Verdict::Refused(Rejection::RequestFromFuture { ahead_seconds: 3600, .. })));
     }
 }

@@ -75,6 +75,9 @@ pub(super) fn report(
     Ok(Outcome::Host(facts.uid))
 }
 
+/// Images of one host that are kept.
+const MOST_IMAGES: usize = 10_000;
+
 /// Threads are looked up by their number, so they are kept in its order, each once, whatever a host sends.
 fn in_order(inventory: &mut Inventory) {
     let threads = &mut inventory.topology.threads;
@@ -106,9 +109,11 @@ fn fold(host: &mut Host, report: &Report) {
     }
     for (digest, found) in &report.images {
         match found {
-            Some(found) => {
+            Some(found) if host.images.len() < MOST_IMAGES || host.images.contains_key(digest) => {
                 host.images.insert(*digest, found.clone());
             }
+            // Images are added report by report: without a limit a host could grow every member's state.
+            Some(_) => {}
             None => {
                 host.images.remove(digest);
             }

@@ -15,17 +15,17 @@ use crate::requests::Verdict;
 pub fn apply(cluster: &mut Cluster, batch: &Batch) -> (Vec<Applied>, Vec<Change>) {
     cluster.last_at = cluster.last_at.max(batch.at);
     let mut changes = Vec::new();
-    let answers = batch.commands.iter().map(|command| one(cluster, command, &mut changes)).collect();
+    let answers = batch.commands.iter().map(|command| one(cluster, command, batch.at, &mut changes)).collect();
     (answers, changes)
 }
 
-fn one(cluster: &mut Cluster, command: &Command, changes: &mut Vec<Change>) -> Applied {
+fn one(cluster: &mut Cluster, command: &Command, proposed: Timestamp, changes: &mut Vec<Change>) -> Applied {
     let at = cluster.last_at;
     let Some((id, body)) = command.request else {
         let result = carry_out(cluster, command, at, changes);
         return Applied { revision: cluster.revision, result };
     };
-    match cluster.requests.look_up(id, &body, &command.actor, at) {
+    match cluster.requests.look_up(id, &body, &command.actor, proposed, at) {
         Verdict::Seen(answer) => answer,
         Verdict::Refused(rejection) => Applied { revision: cluster.revision, result: Err(rejection) },
         Verdict::New => {
