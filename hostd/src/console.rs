@@ -152,18 +152,21 @@ impl HostStreamService for Consoles {
             let message = format!("{CONSOLES} consoles are open on host {}", self.host);
             to_status(Code::ResourceExhausted, "BE-6005", message, Some("close one of them"))
         })?;
+        // Before it is opened: the session that this one ends must find out by whom.
+        let number = self.take_over(vm);
         let terminals = Arc::clone(&self.terminals);
-        let terminal = spawn_blocking(move || terminals.open(vm))
+        let opened = spawn_blocking(move || terminals.open(vm))
             .await
-            .map_err(|_| to_status(Code::Internal, "BE-9001", "opening the console panicked", None))?
-            .map_err(|error| unavailable(&error))?;
+            .map_err(|_| to_status(Code::Internal, "BE-9001", "opening the console panicked", None))
+            .and_then(|opened| opened.map_err(|error| unavailable(&error)));
+        let terminal = opened.inspect_err(|_| self.give_back(vm, number))?;
         tracing::info!(vm.id = %vm, controller = bearer.name(), "console opened");
         let (sender, receiver) = mpsc::channel(WAITING_PIECES);
         let opened = v1::ConsoleOpened { vm: vm.to_string(), host: self.host.clone() };
         let _ = sender.try_send(Ok(output(Shown::Opened(opened)))); // there is room: it is the first
         let session = Session {
             vm,
-            number: self.take_over(vm),
+            number,
             holders: Arc::clone(&self.holders),
             terminal: OpenTerminal(terminal),
             stop: self.stop.clone(),
@@ -204,6 +207,14 @@ impl Consoles {
         let number = holders.entry(vm).or_insert(0);
         *number += 1;
         *number
+    }
+
+    /// The console could not be opened: whoever held it before holds it still.
+    fn give_back(&self, vm: VmUid, number: u64) {
+        let mut holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(latest) = holders.get_mut(&vm).filter(|latest| **latest == number) {
+            *latest -= 1;
+        }
     }
 }
 
