@@ -179,6 +179,15 @@ fn judge(goal: Goal, vm: &VmView) -> Judgement {
     Judgement::NotYet(format!("{} is {}{on}{why}", vm.metadata.name, status.phase))
 }
 
+/// The command that shows a VM.
+pub(crate) fn show(project: &str, name: &str) -> String {
+    if project.is_empty() || project == "default" {
+        format!("berth vm show {name}")
+    } else {
+        format!("berth --project {project} vm show {name}")
+    }
+}
+
 fn in_words(goal: Goal) -> &'static str {
     match goal {
         Goal::Running => "runs",
@@ -204,7 +213,7 @@ fn too_late(target: &Target, goal: Goal, last: Option<&VmView>, said: &str, at_m
             failure = failure.note(format!("{}: {}", refusal.host, refusal.why));
         }
     }
-    failure.hint(format!("the cluster goes on trying; see 'berth --project {project} vm show {name}'"))
+    failure.hint(format!("the cluster goes on trying; see '{}'", show(project, name)))
 }
 
 fn interrupted(target: &Target, goal: Goal) -> Failure {
@@ -213,7 +222,7 @@ fn interrupted(target: &Target, goal: Goal) -> Failure {
         ExitStatus::Interrupted,
         format!("stopped waiting until VM {project}/{name} {}; what was asked stands and goes on", in_words(goal)),
     )
-    .hint(format!("see 'berth --project {project} vm show {name}'"))
+    .hint(format!("see '{}'", show(project, name)))
 }
 
 #[cfg(test)]
@@ -308,13 +317,13 @@ mod tests {
         error[BE-3002]: the request was carried out, but 30 s later it is not yet so that VM default/web-1 runs
           last seen: web-1 is Pending
           h1: has 1 free thread, 2 are needed
-        hint: the cluster goes on trying; see 'berth --project default vm show web-1'
+        hint: the cluster goes on trying; see 'berth vm show web-1'
         ");
         let failure = interrupted(&target(), Goal::Deleted);
         assert_eq!(failure.status().number(), 130);
         assert_snapshot!(failure.render(false), @r"
         error: stopped waiting until VM default/web-1 is gone; what was asked stands and goes on
-        hint: see 'berth --project default vm show web-1'
+        hint: see 'berth vm show web-1'
         ");
     }
 }

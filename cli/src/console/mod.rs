@@ -116,9 +116,14 @@ async fn attend(
     let newline = if interactive { "\r\n" } else { "" };
     let mut uid = None;
     let mut alive = Instant::now();
+    let mut said = String::new();
     loop {
         let end = match join(client, request, uid.clone()).await {
             Ok((stream, to_guest)) => {
+                if !said.is_empty() && needle.is_none() {
+                    printer.note(&format!("{newline}[joined again]{newline}"));
+                    said.clear();
+                }
                 let end =
                     pass(stream, to_guest, printer, interactive, input, needle.as_deref_mut(), &mut uid, &mut alive)
                         .await?;
@@ -163,12 +168,10 @@ async fn attend(
                 .hint("the VM is not touched by this; see 'berth cluster status'"));
             }
             End::Broken(trouble) => {
-                if needle.is_none() {
-                    printer.note(&format!(
-                        "{newline}[{}; joining again through {}]{newline}",
-                        trouble.in_words(),
-                        client.endpoint()
-                    ));
+                let why = trouble.in_words();
+                if needle.is_none() && why != said {
+                    printer.note(&format!("{newline}[{why}; joining again]{newline}"));
+                    said = why;
                 }
                 tokio::time::sleep(PAUSE).await;
             }

@@ -14,7 +14,7 @@ use crate::exit::ExitStatus;
 use crate::failure::Failure;
 use crate::manifest;
 use crate::view::{ListView, VmView};
-use crate::wait::Goal;
+use crate::wait::{self, Goal};
 
 /// What to ask for, from arguments or manifest.
 pub(in crate::commands) fn requests(create: &Create, project: &str) -> Result<Vec<v1::CreateVmRequest>, Failure> {
@@ -80,7 +80,7 @@ pub(in crate::commands) async fn run(
     let count = requests.len();
     let mut answers = Vec::with_capacity(count);
     for (at, mut request) in requests.into_iter().enumerate() {
-        let check = format!("berth --project {} vm show {}", request.project, request.name);
+        let check = wait::show(&request.project, &request.name);
         let called = format!("{}/{}", request.project, request.name);
         let Writing { write, effect } = Writing::new(create.request_id.as_deref(), None, None, check);
         request.write = Some(write);

@@ -32,7 +32,7 @@ fn writing(change: &Change, project: &str) -> Writing {
         change.request_id.as_deref(),
         change.expected_uid.clone(),
         change.expected_revision,
-        format!("berth --project {project} vm show {}", change.name),
+        wait::show(project, &change.name),
     )
 }
 
