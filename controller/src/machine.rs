@@ -53,3 +53,6 @@ impl StateMachine for Machine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,3 +94,6 @@ pub(super) fn consistency(word: i32) -> berth_control::Consistency {
         Ok(v1::Consistency::Linearizable) | Err(_) => berth_control::Consistency::Linearizable,
     }
 }
+
+#[cfg(test)]
+mod tests;

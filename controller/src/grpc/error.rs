@@ -62,3 +62,6 @@ pub(super) fn name_the_limit<B>(mut response: Response<B>) -> Response<B> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,3 +170,6 @@ fn create_request(request: v1::CreateVmRequest) -> Result<CreateVm, Status> {
         user_data,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_control::selector::Selector;
 use berth_control::window::{Compacted, Event, VmEvent};
-use berth_control::{admit, status as derived};
+use berth_control::{Consistency, admit, status as derived};
 use berth_model::vm::Vm;
 use berth_model::{Name, Revision};
 use berth_proto::convert::vm_to_wire;
@@ -25,6 +25,8 @@ pub(super) type VmStream = Pin<Box<dyn Stream<Item = Result<v1::WatchVmsEvent, S
 const WAITING: usize = 64;
 /// How often a quiet watch says up to where it has seen everything.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(15);
+
+const LIST_AGAIN: &str = "list again and watch from the list's revision";
 
 struct Filter {
     project: Option<Name>,
@@ -47,10 +49,17 @@ pub(super) async fn vms(shared: &Shared, request: v1::WatchVmsRequest) -> Result
     };
     let selector = Selector::parse(&request.label_selector).map_err(error::status)?;
     let filter = Filter { project, name: request.name, selector };
-    let view = shared.control.view(caller::consistency(request.consistency)).await.map_err(error::status)?;
+    let freshness = caller::consistency(request.consistency);
+    let view = shared.control.view(freshness).await.map_err(error::status)?;
     let mut first = Vec::new();
     let start = match request.from_revision.map(Revision) {
         Some(from) => {
+            // Nobody was ever told of a revision that is still to come: the state was put back meanwhile. A stale view
+            // may only be behind.
+            if from > view.revision && freshness == Consistency::Linearizable {
+                let message = format!("revision {from} is not reached yet, the state is at {}", view.revision);
+                return Err(to_status(Code::OutOfRange, "BE-5005", message, Some(LIST_AGAIN)));
+            }
             shared.control.window().after(from).map_err(compacted)?;
             from
         }
@@ -154,5 +163,8 @@ fn bookmark(revision: Revision, initial_list_done: bool) -> v1::WatchVmsEvent {
 }
 
 fn compacted(gone: Compacted) -> Status {
-    to_status(Code::OutOfRange, "BE-5005", gone.to_string(), Some("list again and watch from the list's revision"))
+    to_status(Code::OutOfRange, "BE-5005", gone.to_string(), Some(LIST_AGAIN))
 }
+
+#[cfg(test)]
+mod tests;
