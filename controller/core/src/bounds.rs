@@ -2,7 +2,8 @@
 //!
 //! What a host reports enters the log and the state of all members, so a host that has gone wrong, or whose certificate
 //! was stolen, must not be able to fill them. Texts and lists of remarks are cut, because a long error message is no fault
-//! of the host's; what counts things is refused when there are more of them than a host can have.
+//! of the host's, and control characters become spaces; what counts things is refused when there are more of them than a
+//! host can have.
 
 use berth_model::host::ThreadSet;
 use berth_model::image::ImageOnHost;
@@ -22,8 +23,11 @@ const NODES: usize = 1024;
 /// Whether a first word can be kept; a sentence if not.
 pub(crate) fn check_hello(hello: &Hello) -> Result<(), String> {
     let texts = [("address", &hello.address), ("boot", &hello.boot.0), ("version", &hello.version)];
-    match texts.iter().find(|(_, text)| text.len() > SHORT_TEXT) {
-        Some((field, text)) => Err(format!("its {field} has {} bytes, at most {SHORT_TEXT} are allowed", text.len())),
+    match texts.iter().find(|(_, text)| text.len() > SHORT_TEXT || text.contains(char::is_control)) {
+        Some((field, text)) => Err(format!(
+            "its {field} has {} bytes or control characters; at most {SHORT_TEXT} printable ones are allowed",
+            text.len()
+        )),
         None => Ok(()),
     }
 }
@@ -46,38 +50,42 @@ pub(crate) fn take(report: &mut Report) -> Result<(), String> {
     if let Some(inventory) = &mut report.inventory {
         remarks(&mut inventory.versions);
         let accelerator = &mut inventory.accelerator;
-        accelerator.failed_step.iter_mut().chain(&mut accelerator.detail).for_each(cut);
+        accelerator.failed_step.iter_mut().chain(&mut accelerator.detail).for_each(clean);
     }
     if let Some(conditions) = &mut report.conditions {
         conditions.truncate(REMARKS);
         for condition in conditions {
-            [&mut condition.kind, &mut condition.reason, &mut condition.message].into_iter().for_each(cut);
+            [&mut condition.kind, &mut condition.reason, &mut condition.message].into_iter().for_each(clean);
         }
     }
     for (_, found) in &mut report.images {
         if let Some(ImageOnHost::Refused { reason }) = found {
-            cut(reason);
+            clean(reason);
         }
     }
     for (_, said) in &mut report.vms {
         if let VmReport::Seen(observed) = said {
             remarks(&mut observed.degraded);
             if let Some((reason, sentence)) = &mut observed.trouble {
-                cut(reason);
-                cut(sentence);
+                clean(reason);
+                clean(sentence);
             }
         }
     }
-    report.orphans.iter_mut().flatten().for_each(|orphan| cut(&mut orphan.called));
+    report.orphans.iter_mut().flatten().for_each(|orphan| clean(&mut orphan.called));
     Ok(())
 }
 
 fn remarks(texts: &mut Vec<String>) {
     texts.truncate(REMARKS);
-    texts.iter_mut().for_each(cut);
+    texts.iter_mut().for_each(clean);
 }
 
-fn cut(text: &mut String) {
+/// Makes one line of at most [`TEXT`] bytes of it: what hosts say is shown on operators' terminals.
+fn clean(text: &mut String) {
+    if text.contains(char::is_control) {
+        *text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    }
     if text.len() > TEXT {
         let end = (0..=TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);
@@ -105,13 +113,13 @@ mod tests {
     fn long_texts_are_cut_between_characters_and_many_remarks_to_a_few() {
         let mut seen = observed(Epoch(1), DomainState::Running);
         seen.trouble = Some(("StartFailed".into(), "ß€".repeat(TEXT)));
-        seen.degraded = vec!["x".into(); 1000];
+        seen.degraded = vec!["a\u{1b}[2Jb\nc".into(); 1000];
         let mut report = Report { vms: vec![(vm_uid(1), VmReport::Seen(seen))], ..Report::default() };
         take(&mut report).unwrap();
         let VmReport::Seen(seen) = &report.vms[0].1 else { panic!("still seen") };
         let sentence = &seen.trouble.as_ref().unwrap().1;
         assert!(sentence.len() <= TEXT && sentence.len() > TEXT - 5 && sentence.starts_with("ß€ß"));
-        assert_eq!(seen.degraded.len(), REMARKS);
+        assert_eq!((seen.degraded.len(), &seen.degraded[0][..]), (REMARKS, "a [2Jb c"));
     }
 
     #[test]
@@ -122,6 +130,9 @@ mod tests {
         let mut hello = crate::testing::hello(1);
         check_hello(&hello).unwrap();
         hello.boot = BootId("b".repeat(257));
-        assert_eq!(check_hello(&hello).unwrap_err(), "its boot has 257 bytes, at most 256 are allowed");
+        assert_eq!(
+            check_hello(&hello).unwrap_err(),
+            "its boot has 257 bytes or control characters; at most 256 printable ones are allowed"
+        );
     }
 }

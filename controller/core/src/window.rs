@@ -6,9 +6,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use berth_model::{Revision, Sealed};
 use berth_model::host::Host;
 use berth_model::vm::{Vm, VmStatus};
+use berth_model::{Revision, Sealed};
 use berth_state::{Change, Cluster, Object};
 use tokio::sync::watch;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use berth_model::host::Liveness;
 use berth_model::testing::{Machine, host_uid, vm_spec, vm_uid};
-use berth_model::vm::VmPhase;
-use berth_model::{Bytes, Revision};
+use berth_model::vm::{VmPhase, VmSpec};
+use berth_model::{Bytes, Revision, Sealed};
 use berth_state::testing::{World, create_vm, delete_vm, report};
 use berth_state::{Batch, Body, Command, apply};
 use proptest::prelude::*;
@@ -39,6 +39,18 @@ fn event(revision: u64) -> Event {
 
 fn revisions(events: &[Event]) -> Vec<u64> {
     events.iter().map(|event| event.revision.0).collect()
+}
+
+#[test]
+fn secrets_are_not_kept_for_watchers_who_are_told_only_that_there_is_one() {
+    let mut world = World::new();
+    let from = world.changes.len();
+    let sealed = Sealed { key_id: "k1".into(), nonce: vec![7; 12], ciphertext: vec![7; 1 << 20] };
+    let uid = world.vm(1, VmSpec { user_data: Some(sealed.clone()), ..small() });
+    let [Event { what: VmEvent::Added(vm, _), .. }] = &since(&world, from)[..] else { panic!("one event") };
+    let kept = vm.spec.user_data.as_ref().unwrap();
+    assert_eq!((kept.nonce.len(), kept.ciphertext.len()), (0, 0));
+    assert_eq!(world.vm_now(uid).spec.user_data, Some(sealed), "the state itself keeps it");
 }
 
 #[test]

@@ -136,6 +136,26 @@ fn a_full_report_replaces_and_a_delta_adds() {
 }
 
 #[test]
+fn images_of_one_host_do_not_grow_without_end_and_known_ones_still_change() {
+    let mut world = World::new();
+    world.host(1, Machine::cores(4).inventory());
+    let verified = ImageOnHost::Verified { virtual_size: IMAGE_SIZE };
+    let numbered = |number: u32| {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        berth_model::image::Sha256Digest(bytes)
+    };
+    for batch in 0..3 {
+        let images = (batch * 5000..(batch + 1) * 5000).map(|at| (numbered(at), Some(verified.clone()))).collect();
+        world.done(report(1, Report { images, ..delta() }));
+    }
+    let refused = ImageOnHost::Refused { reason: "it was altered".into() };
+    world.done(report(1, Report { images: vec![(digest(1), Some(refused.clone()))], ..delta() }));
+    let images = &world.cluster.hosts[&host_uid(1)].images;
+    assert_eq!((images.len(), &images[&digest(1)]), (10_000, &refused));
+}
+
+#[test]
 fn a_condition_keeps_the_time_since_which_it_holds() {
     let mut world = World::new();
     world.host(1, Machine::cores(4).inventory());
