@@ -20,6 +20,9 @@ use crate::sealing::FileKey;
 /// How long calls in flight may take to end at a shutdown.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
 
+/// The longest entry of the log: whatever the API takes in one request, sealed, fits.
+const LARGEST_ENTRY: usize = 3 << 20;
+
 /// Runs one member until it is told to stop.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let credentials = credentials(&config)?;
@@ -30,7 +33,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 
     let (publisher, views) = Publisher::new();
     let links = Arc::new(TlsLinks(credentials.clone()));
-    let options = berth_raft::Options::new(config.id(), &config.data_dir, config.members(), links);
+    let mut options = berth_raft::Options::new(config.id(), &config.data_dir, config.members(), links);
+    options.max_payload_bytes = LARGEST_ENTRY;
     let (log, service) = berth_raft::open(options, Machine::new(publisher)).await?;
 
     let members =

@@ -152,6 +152,8 @@ async fn report_health(health: tonic_health::server::HealthReporter, log: Handle
             berth_raft::State::Running => tonic_health::ServingStatus::Serving,
             berth_raft::State::Stopped | berth_raft::State::Failed(_) => tonic_health::ServingStatus::NotServing,
         };
-        health.set_service_status("", status).await;
+        for service in ["", berth_proto::v1::vm_service_server::SERVICE_NAME] {
+            health.set_service_status(service, status).await;
+        }
     }
 }
