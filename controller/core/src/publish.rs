@@ -93,3 +93,6 @@ impl Publisher {
 fn host_of(vm: &Vm) -> Option<HostUid> {
     vm.assignment.as_ref().map(|held| held.host)
 }
+
+#[cfg(test)]
+mod tests;
