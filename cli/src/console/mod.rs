@@ -133,7 +133,7 @@ async fn attend(
             Err(trouble) => match judge(client.endpoint(), &trouble) {
                 // The VM may just be starting, or its host's daemon: what was joined once can be joined again.
                 Verdict::Final(failure)
-                    if failure.code_text() == Some("BE-6005") && (request.until.is_some() || uid.is_some()) =>
+                    if failure.code_text().is_some_and(may_pass) && (request.until.is_some() || uid.is_some()) =>
                 {
                     if request.until.is_some() {
                         alive = Instant::now();
@@ -177,6 +177,12 @@ async fn attend(
             }
         }
     }
+}
+
+/// Refusals that another attempt may not meet: a ticket for a placement that has just ended, a libvirt that restarts,
+/// a console that is not there yet.
+fn may_pass(code: &str) -> bool {
+    matches!(code, "BE-4004" | "BE-6004" | "BE-6005")
 }
 
 type Joined = (Streaming<v1::ConsoleOutput>, mpsc::Sender<v1::AttachInput>);

@@ -110,3 +110,12 @@ async fn a_console_that_failed_says_why_with_its_code() {
     let failure = attended(&[&only], None).await.0.unwrap_err();
     assert_eq!(failure.code_text(), Some("BE-6005"));
 }
+
+#[tokio::test]
+async fn a_console_that_another_took_over_is_not_taken_back() {
+    let message = "another session took the console over";
+    let only = scripted([opened(), end(v1::ConsoleEndReason::Failed, message)]);
+    let failure = attended(&[&only], None).await.0.unwrap_err();
+    assert_eq!(failure.to_string(), format!("the console failed: {message}"));
+    assert_eq!(only.asked.lock().unwrap().len(), 1);
+}
