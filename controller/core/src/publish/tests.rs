@@ -22,12 +22,12 @@ struct Published {
 impl Published {
     fn new() -> Self {
         let (publisher, views) = Publisher::new();
-        let mut published = Self { world: World::new(), publisher, views, told: 0 };
+        let mut begun = Self { world: World::new(), publisher, views, told: 0 };
         for number in [1, 2] {
-            published.world.host(number, Machine::cores(4).inventory());
+            begun.world.host(number, Machine::cores(4).inventory());
         }
-        published.publish();
-        published
+        begun.publish();
+        begun
     }
 
     fn publish(&mut self) {
