@@ -2,7 +2,7 @@
 //! any member, at one revision (architecture v16).
 
 use berth_model::host::{Host, Liveness};
-use berth_model::vm::{Accelerator, DomainState, RunStrategy, StopReason, Vm, VmPhase, VmStatus};
+use berth_model::vm::{Accelerator, Assignment, DomainState, RunStrategy, StopReason, Vm, VmPhase, VmStatus};
 use berth_model::{Condition, ConditionStatus, Timestamp};
 use berth_state::Cluster;
 
@@ -49,7 +49,9 @@ fn phase(vm: &Vm, host: Option<&Host>) -> (VmPhase, String) {
         (DomainState::Starting, _) => (VmPhase::Starting, trouble),
         (DomainState::Paused, _) => (VmPhase::Paused, trouble),
         (DomainState::Stopped(_), RunStrategy::Halted) => (VmPhase::Stopped, trouble),
-        (DomainState::Stopped(StopReason::NeverStarted), RunStrategy::Always) if observed.failures == 0 => {
+        (DomainState::Stopped(StopReason::NeverStarted | StopReason::Asked), RunStrategy::Always)
+            if observed.failures == 0 =>
+        {
             let phase = if trouble.is_empty() { VmPhase::Starting } else { VmPhase::Failing };
             (phase, trouble)
         }
@@ -111,9 +113,18 @@ fn condition(
     Condition { kind: kind.into(), status, reason: reason.into(), message: message.into(), since }
 }
 
+/// By which rule the berth was chosen, in the planner's order.
+fn why(held: &Assignment) -> String {
+    let nodes = match held.resources.memory.len() {
+        1 => "all of it fits on one NUMA node".to_owned(),
+        nodes => format!("it spans {nodes} NUMA nodes, the fewest that any host offered"),
+    };
+    format!("{nodes}; of such hosts the one with the fewest VMs, then the one left with the fewest free threads")
+}
+
 fn placed(vm: &Vm) -> Condition {
     match (&vm.assignment, &vm.unplaced) {
-        (Some(held), _) => condition("Placed", ConditionStatus::True, "Assigned", "", held.at),
+        (Some(held), _) => condition("Placed", ConditionStatus::True, "Assigned", why(held), held.at),
         (None, None) => condition("Placed", ConditionStatus::False, "Waiting", waiting(vm), vm.meta.created_at),
         (None, Some(found)) => condition("Placed", ConditionStatus::False, "NoHostFits", waiting(vm), found.since),
     }

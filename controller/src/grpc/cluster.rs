@@ -95,7 +95,7 @@ fn wired(log: &berth_raft::Status, member: &MemberStatus) -> v1::Member {
     } else {
         v1::MemberRole::Follower
     };
-    let heard = i_lead && member.silent_ms.is_none_or(|silent| silent < SILENT_AFTER_MS);
+    let heard = i_lead && member.silent_ms.is_some_and(|silent| silent < SILENT_AFTER_MS);
     let behind = member.replicated.unwrap_or_default();
     v1::Member {
         id: member.member.id,

@@ -58,7 +58,7 @@ fn each_state_of_a_domain_has_its_phase_for_a_vm_that_shall_run_and_one_that_sha
             "the guest shut itself down; it is started again",
             VmPhase::Stopped,
         ),
-        (Stopped(StopReason::Asked), VmPhase::Failing, "it was stopped and is started again", VmPhase::Stopped),
+        (Stopped(StopReason::Asked), VmPhase::Starting, "", VmPhase::Stopped),
         (
             Stopped(StopReason::Crashed),
             VmPhase::Failing,
