@@ -1,13 +1,13 @@
 //! A cluster of one test's own: up in a second or two, down when the test ends however it ends.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_lab::{Kind, Lab, Options};
 use berth_pki::{Authority, Credentials, Role};
 use berth_proto::v1;
 use tempfile::TempDir;
 
-use crate::{Api, Cli, Host, Lists, machine, request, until};
+use crate::{Api, Cli, Host, Lists, figure, machine, request, until};
 
 /// Lines of each log that are shown when a test fails.
 const SHOWN: usize = 40;
@@ -31,10 +31,12 @@ impl World {
         let folder = folder.expect("/var/tmp can be written");
         let mut options = Options::new(folder.path().join("lab"), machine::binaries(hosts));
         options.hosts = hosts;
+        let began = Instant::now();
         let lab = Lab::up(&options).unwrap_or_else(|error| panic!("the lab did not come up: {error}"));
         let operator = Credentials::load(&lab.state_dir().join("clients/admin")).expect("the operator's certificate");
         let world = Self { lab, operator, folder: Some(folder) };
         world.wait_for_leader().await;
+        figure("the cluster is up", began.elapsed());
         world
     }
 
@@ -118,6 +120,7 @@ impl World {
     /// When a host does not.
     pub async fn add_tiny(&self) {
         let tiny = machine::tiny();
+        let began = Instant::now();
         // A daemon looks at its images when it starts, and each ten seconds later.
         for host in self.hosts() {
             self.stop(&host);
@@ -131,6 +134,7 @@ impl World {
         for host in self.hosts() {
             self.image_is_good(&host, &digest).await;
         }
+        figure("each host has the image and verified it", began.elapsed());
     }
 
     /// Waits until a host has verified an image.
@@ -272,7 +276,7 @@ impl Drop for World {
                 eprintln!("---- {process}, its last lines\n{tail}");
             }
         }
-        // Taking the lab down leaves the logs.
+        // Taking the lab down, which comes next, leaves the logs.
         if let Some(folder) = self.folder.take() {
             eprintln!("---- whole logs are kept in {}", folder.keep().join("lab/logs").display());
         }
