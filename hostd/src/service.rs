@@ -15,6 +15,7 @@ use berth_libvirt::{LibvirtBackend, Watch};
 use berth_model::{ClusterId, ConditionStatus, HostUid, Uid};
 use berth_pki::{Credentials, CredentialsError, Role};
 use berth_telemetry::Drained;
+use nix::unistd::{User, chown};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
@@ -187,6 +188,9 @@ fn random() -> u64 {
 }
 
 /// Makes the folders that are the daemon's own. The run folder is closed to others: it holds user data and sockets.
+/// As whom the packages of Debian and Ubuntu let QEMU run.
+const QEMU_USER: &str = "libvirt-qemu";
+
 fn make_folders(config: &Config) -> Result<Folders, StartError> {
     let folders = Folders {
         images: config.images_dir.clone(),
@@ -198,11 +202,18 @@ fn make_folders(config: &Config) -> Result<Folders, StartError> {
     make_folder(&config.data_dir, 0o700)?;
     make_folder(&config.images_dir, 0o755)?;
     make_folder(&config.volumes_dir, 0o711)?;
-    make_folder(&config.run_dir, 0o700)?;
-    make_folder(&folders.seeds, 0o700)?;
+    // QEMU's user may enter these and list nothing; each seed is for the owner alone, whom libvirt changes for its guest.
+    for folder in [&config.run_dir, &folders.seeds] {
+        make_folder(folder, 0o711)?;
+        std::fs::set_permissions(folder, Permissions::from_mode(0o711)).map_err(folder_failed(folder))?;
+    }
     make_folder(&folders.vnc, 0o700)?;
-    let closed = Permissions::from_mode(0o700);
-    std::fs::set_permissions(&config.run_dir, closed).map_err(folder_failed(&config.run_dir))?;
+    // QEMU itself makes the socket. Where it runs as root there is no such user, or none is needed.
+    if let Ok(Some(qemu)) = User::from_name(QEMU_USER) {
+        chown(&folders.vnc, Some(qemu.uid), Some(qemu.gid))
+            .map_err(io::Error::from)
+            .map_err(folder_failed(&folders.vnc))?;
+    }
     Ok(folders)
 }
 

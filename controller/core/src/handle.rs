@@ -62,6 +62,7 @@ pub struct Control {
     pub(crate) seal: Arc<dyn Seal>,
     pub(crate) views: Views,
     pub(crate) heard: crate::hosts::Heard,
+    pub(crate) sessions: crate::hosts::Sessions,
 }
 
 impl std::fmt::Debug for Control {
@@ -82,7 +83,14 @@ impl Control {
         seal: Arc<dyn Seal>,
         views: Views,
     ) -> Self {
-        Self { consensus, environment, seal, views, heard: crate::hosts::Heard::default() }
+        Self {
+            consensus,
+            environment,
+            seal,
+            views,
+            heard: crate::hosts::Heard::default(),
+            sessions: crate::hosts::Sessions::default(),
+        }
     }
 
     /// The state, as fresh as asked.

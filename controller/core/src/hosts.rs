@@ -29,6 +29,31 @@ impl Heard {
     }
 }
 
+/// Which session of each host is the newest on this member. A host has one: the connection of an older one may hang, or a
+/// copy of the host may hold it, and two that may start VMs would be one too many.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions(Arc<Mutex<BTreeMap<HostUid, Arc<Notify>>>>);
+
+impl Sessions {
+    /// Begins a session and ends the one before it. The bell rings when this one is ended by a newer.
+    fn begin(&self, host: HostUid) -> Arc<Notify> {
+        let bell = Arc::new(Notify::new());
+        let older = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host, Arc::clone(&bell));
+        if let Some(older) = older {
+            older.notify_one();
+        }
+        bell
+    }
+
+    /// Forgets a session, unless a newer one took its place.
+    fn end(&self, host: HostUid, bell: &Arc<Notify>) {
+        let mut sessions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if sessions.get(&host).is_some_and(|newest| Arc::ptr_eq(newest, bell)) {
+            sessions.remove(&host);
+        }
+    }
+}
+
 /// Reports that wait for their commit, at most. A host sends its next report only after the last was acknowledged;
 /// one more may be on its way.
 const REPORTS_WAITING: usize = 2;
@@ -95,7 +120,15 @@ impl Control {
         self.heard.note(session.host(), self.environment.uptime());
         send(outbound, welcome).await;
         self.send_desired(&mut session, outbound).await;
-        let ended = self.converse(&mut session, inbound, outbound, &bell, &mut leadership, &lead).await;
+        let superseded = self.sessions.begin(session.host());
+        let ended = tokio::select! {
+            ended = self.converse(&mut session, inbound, outbound, &bell, &mut leadership, &lead) => ended,
+            () = superseded.notified() => {
+                tracing::warn!(host.name = proved, host.id = %session.host(), "a newer session of this host ends this one");
+                Ok(())
+            }
+        };
+        self.sessions.end(session.host(), &superseded);
         if let Err(error) = &ended {
             let last_word = match error.kind {
                 // The host did nothing wrong: it may try again at once.

@@ -33,6 +33,9 @@ pub fn place(
     bookings: impl Fn(HostUid) -> Arc<HostBookings>,
     vm: &Vm,
 ) -> Result<(HostUid, Resources, Candidate), Vec<(Name, Refusal)>> {
+    if let Some(host) = view.orphaned_on(vm.uid()) {
+        return Err(vec![(host.meta.name.clone(), Refusal::Orphan)]);
+    }
     let mut best: Option<(Candidate, HostUid, Resources)> = None;
     let mut refusals = Vec::new();
     for host in view.hosts.values() {

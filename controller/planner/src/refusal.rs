@@ -9,6 +9,8 @@ use berth_model::{Bytes, PageSize};
 /// Why one host cannot take one VM. The first that holds, in the order of these variants.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refusal {
+    /// A domain of this VM is there already, which the cluster did not place.
+    Orphan,
     /// It is not heard of.
     NotAlive(&'static str),
     /// It takes no new VMs by an operator's word.
@@ -60,6 +62,10 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Orphan => write!(
+                f,
+                "has a domain of this VM already, as an orphan; it is started nowhere until that is adopted or removed"
+            ),
             Self::NotAlive(how) => write!(f, "is {how}: not heard of"),
             Self::Cordoned => write!(f, "is cordoned"),
             Self::Overbooked(why) => write!(f, "is overbooked: {why}"),

@@ -205,6 +205,19 @@ fn each_refusal_says_what_is_missing_and_how_much() {
 }
 
 #[test]
+fn a_vm_of_which_a_host_has_an_orphan_waits_and_says_why() {
+    let mut host = berth_model::testing::host(1, Machine::cores(8).inventory());
+    let vm = berth_model::testing::vm(1, vm_spec(2, Bytes::mib(64)));
+    host.orphans.push(berth_model::host::Orphan { vm: vm.uid(), called: "default/vm-1".into(), running: true });
+    let mut view = Cluster::default();
+    view.hosts.insert(host.uid(), std::sync::Arc::new(host));
+    let refused = crate::place(&view, |_| std::sync::Arc::default(), &vm).unwrap_err();
+    assert_eq!(refused, [(name("h1"), Refusal::Orphan)]);
+    let why = "has a domain of this VM already, as an orphan; it is started nowhere until that is adopted or removed";
+    assert_eq!(Refusal::Orphan.to_string(), why);
+}
+
+#[test]
 fn a_cordoned_host_is_refused_before_anything_else_of_it_is_looked_at() {
     let mut host = berth_model::testing::host(1, Inventory { overlap: true, ..Machine::cores(1).inventory() });
     host.spec.cordoned = true;

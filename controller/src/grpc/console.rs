@@ -19,6 +19,9 @@ pub(super) struct Service(pub(super) Shared);
 /// Pieces of typing that wait for the host: a slow host slows the typist down.
 const WAITING: usize = 32;
 
+/// How long a client may take to name its VM.
+const FIRST_INPUT_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
+
 #[tonic::async_trait]
 impl ConsoleService for Service {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::ConsoleOutput, Status>> + Send>>;
@@ -29,7 +32,8 @@ impl ConsoleService for Service {
     ) -> Result<Response<Self::AttachStream>, Status> {
         let actor = caller::actor(&request)?;
         let mut typed = request.into_inner();
-        let first = typed.message().await?.and_then(|first| first.input);
+        let first = tokio::time::timeout(FIRST_INPUT_WITHIN, typed.message()).await;
+        let first = first.map_err(|_| error::missing("the first input's target"))??.and_then(|first| first.input);
         let Some(v1::attach_input::Input::Target(target)) = first else {
             return Err(error::missing("the first input's target"));
         };

@@ -95,6 +95,12 @@ impl Cluster {
         self.bookings.get(&host)
     }
 
+    /// The host that lists this VM as an orphan: a domain of it exists there which the cluster did not place, as after an
+    /// older state was put back. Started anywhere, the VM might then run twice (law 3).
+    pub fn orphaned_on(&self, vm: VmUid) -> Option<&Arc<Host>> {
+        self.hosts.values().find(|host| host.orphans.iter().any(|orphan| orphan.vm == vm))
+    }
+
     /// The VMs assigned to a host, in ascending order of uid.
     pub fn vms_on(&self, host: HostUid) -> impl Iterator<Item = &Arc<Vm>> {
         self.bookings.get(&host).into_iter().flat_map(|held| held.vms()).filter_map(|uid| self.vms.get(&uid))

@@ -53,6 +53,16 @@ async fn changes_of_its_set_reach_the_host_as_they_happen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_newer_session_of_a_host_ends_the_older() {
+    let member = Member::new();
+    let older = served(&member).await;
+    let mut newer = served(&member).await;
+    older.task.await.unwrap().unwrap();
+    newer.to.send(ToController::Heartbeat { number: 1 }).await.unwrap();
+    assert_eq!(newer.word().await, ToHost::HeartbeatAck { number: 1, may_start_for: MAY_START_FOR });
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_that_asks_a_follower_is_sent_to_the_leader() {
     let member = Member::new();
     member.lead(led_by_another(3));

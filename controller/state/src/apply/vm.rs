@@ -137,6 +137,13 @@ pub(super) fn assign(
     }
     let target =
         cluster.hosts.get(&host).ok_or_else(|| Rejection::NotFound { kind: "host".into(), name: host.to_string() })?;
+    if let Some(elsewhere) = cluster.orphaned_on(uid) {
+        let name = elsewhere.meta.name.to_string();
+        return Err(Rejection::HostNotTaking {
+            name,
+            why: "a domain of this VM is there already, as an orphan".into(),
+        });
+    }
     check_demand(&vm.spec, &target.inventory.housekeeping(), resources)?;
     let empty = Arc::new(HostBookings::default());
     let held = cluster.bookings.get(&host).unwrap_or(&empty);

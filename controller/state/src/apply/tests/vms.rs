@@ -330,6 +330,19 @@ fn a_host_that_is_cordoned_silent_or_overbooked_takes_no_new_vm() {
 }
 
 #[test]
+fn a_vm_of_which_a_host_has_an_orphan_is_placed_nowhere() {
+    let (mut world, _, host, _) = placed();
+    let vm = world.vm(2, small());
+    let command = world.assignment(vm, host, world.berth(vm, host, [2, 3], 0));
+    let orphan = berth_model::host::Orphan { vm, called: "default/vm-2".into(), running: true };
+    world.done(report(1, Report { orphans: Some(vec![orphan]), ..Report::default() }));
+    let why = "a domain of this VM is there already, as an orphan".into();
+    assert_eq!(world.refused(command.clone()), Rejection::HostNotTaking { name: "h1".into(), why });
+    world.done(report(1, Report { orphans: Some(Vec::new()), ..Report::default() }));
+    world.done(command);
+}
+
+#[test]
 fn a_berth_on_an_unknown_host_is_refused() {
     let (mut world, _, host, _) = placed();
     let vm = world.vm(2, small());
