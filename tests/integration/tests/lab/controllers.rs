@@ -300,6 +300,64 @@ async fn a_watch_that_broke_goes_on_through_another_member_without_a_gap() {
     assert_eq!(names, ["b", "c"].map(str::to_owned).into());
 }
 
+/// More changes than a member keeps in its log before it makes a snapshot, so that a restart begins from that.
+const BEYOND_A_SNAPSHOT: usize = 10_200;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_revision_that_is_forgotten_is_told_to_list_again() {
+    let world = World::up(0).await;
+    world.name_an_image().await;
+    let leader = world.leader().await;
+    let api = world.api(&leader);
+    api.ask(request::vm("x")).await;
+    let begin = world.settled(&api).await;
+
+    // Changes that change nothing are log entries all the same, and leave the watch window alone.
+    let writing = Instant::now();
+    let each = BEYOND_A_SNAPSHOT / 64;
+    let writers: Vec<_> = (0..64)
+        .map(|_| {
+            let api = api.clone();
+            tokio::spawn(async move {
+                for _ in 0..each {
+                    api.ask(request::start("x")).await;
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    figure(&format!("{} writes by 64 clients", each * 64), writing.elapsed());
+    assert_eq!(api.revision().await, begin, "starting what shall run changed something");
+    assert!(api.watch(Some(begin - 1)).await.is_ok(), "the leader remembers");
+
+    let member = world.follower().await;
+    let restarted = world.api(&member);
+    // The snapshot is written beside all else; until it is there, a restart reads the whole log again.
+    let what = "a restarted member remembers only what its snapshot left";
+    let (refused, _) = until(what, Duration::from_secs(30), async || {
+        world.kill9(&member);
+        world.start(&member);
+        until("the restarted member has caught up", Duration::from_secs(20), async || {
+            match restarted.own_revision().await {
+                Ok(reached) if reached >= begin => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        restarted.watch(Some(begin - 1)).await.err().ok_or_else(|| "it remembers everything".to_owned())
+    })
+    .await;
+    assert_eq!((code(&refused).as_str(), refused.code()), ("BE-5005", tonic::Code::OutOfRange), "{refused:?}");
+    assert!(refused.message().contains(&begin.to_string()), "it says from where one can watch: {refused:?}");
+    // From the list's own revision it works, and the next change comes.
+    let mut events = restarted.watch(Some(restarted.revision().await)).await.unwrap();
+    let deleted = restarted.ask(request::delete("x")).await;
+    assert_eq!(said(&mut events, deleted.revision).await, [(deleted.revision, "deleted x".to_owned())]);
+    world.identical().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_reflection_answer_on_each_member() {
     use tonic_health::pb::health_check_response::ServingStatus;

@@ -228,7 +228,7 @@ async fn only_certificates_of_this_cluster_and_of_the_right_role_get_in() {
             assert!(refusal.code.starts_with("BE-4"), "{refusal:?}");
         }
         Ok(None) | Err(_) => {}
-        Ok(Some(word)) => panic!("a host was let in under another's name: {word:?}"),
+        Ok(Some(welcome)) => panic!("a host was let in under another's name: {welcome:?}"),
     }
     assert!(operator.ask(v1::ListHostsRequest::default()).await.hosts.is_empty(), "a host was made");
     assert_eq!(operator.revision().await, before, "something changed");

@@ -44,7 +44,7 @@ async fn one_command_boots_a_vm_that_is_pinned_on_hugepages_with_a_queue_for_eac
     let host = world.host(&on);
     let domain = format!("berth-{id}");
     let qemu = host.qemu_of(&id);
-    assert_eq!(host.domains(), [domain.clone()]);
+    assert_eq!(host.domains(), std::slice::from_ref(&domain));
 
     // Each vCPU on its own thread, as libvirt says and as the kernel does.
     let wanted: Vec<_> =
