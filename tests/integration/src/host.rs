@@ -75,13 +75,13 @@ impl<'a> Host<'a> {
         self.qemu(&format!("berth-{vm}")).unwrap_or_else(|| panic!("{} runs no QEMU for VM {vm}", self.name))
     }
 
-    /// Makes and starts a small domain that is none of Berth's business.
+    /// Makes and starts a small domain that is none of this cluster's business, with this metadata.
     ///
     /// # Panics
     /// When libvirt refuses.
-    pub fn foreign(&self, name: &str) -> Domain {
+    pub fn foreign(&self, name: &str, metadata: &str) -> Domain {
         let xml = format!(
-            "<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>\
+            "<domain type='qemu'><name>{name}</name><metadata>{metadata}</metadata><memory unit='MiB'>16</memory>\
              <os><type arch='x86_64' machine='q35'>hvm</type></os></domain>"
         );
         let path = self.path(&format!("{name}.xml"));

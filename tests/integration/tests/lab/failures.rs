@@ -16,7 +16,11 @@ const GONE: Duration = Duration::from_secs(10);
 /// How long nothing may happen where nothing must: several times a daemon's pause before it starts a crashed VM again.
 const QUIET: Duration = Duration::from_secs(8);
 
-/// Domains that Berth did not make, one of them named as if it had.
+/// As another cluster's Berth would mark its domain.
+const MARK_OF_ANOTHER_CLUSTER: &str = "<berth:vm xmlns:berth='https://berth.dev/domain/1' cluster='anothercluster' \
+    uid='zzzzzzzzzzzzzzzzzzzz' project='default' name='theirs' incarnation='0' epoch='1' restarts='0'/>";
+
+/// Domains that this cluster did not make: one of them is named as if it had, one is another cluster's.
 struct Foreign {
     domains: Vec<(Domain, String)>,
 }
@@ -24,8 +28,10 @@ struct Foreign {
 impl Foreign {
     fn make(world: &World, host: &str) -> Self {
         let host = world.host(host);
-        let domains = ["someone-elses", "berth-foreign"].map(|name| {
-            let domain = host.foreign(name);
+        let kinds =
+            [("someone-elses", ""), ("berth-foreign", ""), ("berth-zzzzzzzzzzzzzzzzzzzz", MARK_OF_ANOTHER_CLUSTER)];
+        let domains = kinds.map(|(name, metadata)| {
+            let domain = host.foreign(name, metadata);
             let xml = host.virsh(&["dumpxml", name]);
             (domain, xml)
         });
