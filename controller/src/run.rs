@@ -60,8 +60,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         ended = &mut serving => ended.context("the API stopped"),
         () = shutdown.cancelled() => {
             tracing::info!("going down");
-            // Another member takes over before this one is gone, so that writes hardly pause.
+            // Another member takes over before this one is gone, so that writes hardly pause. One that is alone need not wait.
             if log.leadership().borrow().is_leader
+                && hears_another(&log.status())
                 && let Err(why) = log.transfer_leadership(None, DRAIN_WITHIN).await
             {
                 tracing::info!("leadership was not passed on: {why}");
@@ -82,6 +83,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("{error}");
     }
     outcome
+}
+
+/// Whether another member answered a moment ago: somewhere between a few heartbeats and a lost member.
+fn hears_another(status: &berth_raft::Status) -> bool {
+    const MOMENT_MS: u64 = 2000;
+    let others = status.members.iter().filter(|member| member.member.id != status.id);
+    others.into_iter().any(|member| member.silent_ms.is_some_and(|silent| silent < MOMENT_MS))
 }
 
 fn credentials(config: &Config) -> anyhow::Result<Credentials> {

@@ -65,7 +65,9 @@ struct Size {
 
 impl Size {
     fn options(&self, state_dir: PathBuf, keep: bool) -> Options {
-        let mut options = Options::new(state_dir, Binaries::in_folder(&self.binaries));
+        // The programs start in the root folder.
+        let binaries = std::path::absolute(&self.binaries).unwrap_or_else(|_| self.binaries.clone());
+        let mut options = Options::new(state_dir, Binaries::in_folder(&binaries));
         options.number = self.number;
         options.controllers = self.controllers;
         options.hosts = self.hosts;
