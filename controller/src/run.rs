@@ -115,3 +115,41 @@ fn credentials(config: &Config) -> anyhow::Result<Credentials> {
 async fn bind(address: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen at {address}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use berth_raft::{Member, MemberStatus, State, Status};
+
+    use super::hears_another;
+
+    fn leader_with(silences: &[Option<u64>]) -> Status {
+        let member = |id, silent_ms| MemberStatus {
+            member: Member { id, ..Member::default() },
+            role: berth_raft::Role::Voter,
+            is_leader: id == 1,
+            replicated: None,
+            silent_ms,
+        };
+        let others = silences.iter().zip(2..).map(|(silent, id)| member(id, *silent));
+        Status {
+            id: 1,
+            state: State::Running,
+            term: 1,
+            leader: None,
+            members: std::iter::once(member(1, Some(0))).chain(others).collect(),
+            last_log: None,
+            committed: None,
+            applied: None,
+            snapshot: None,
+            purged: None,
+        }
+    }
+
+    #[test]
+    fn the_lead_is_handed_over_only_when_somebody_is_there_to_take_it() {
+        assert!(hears_another(&leader_with(&[None, Some(100)])));
+        for alone in [&[][..], &[None, None], &[Some(60_000), None]] {
+            assert!(!hears_another(&leader_with(alone)), "{alone:?}");
+        }
+    }
+}

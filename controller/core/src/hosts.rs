@@ -116,11 +116,12 @@ impl Control {
             );
         }
         tracing::info!(host.name = proved, host.id = %session.host(), boot = %hello.boot, "host session begins");
+        // The older session ends before this host is told anything that lets it start.
+        let superseded = self.sessions.begin(session.host());
         let bell = self.views.bells.of(session.host());
         self.heard.note(session.host(), self.environment.uptime());
         send(outbound, welcome).await;
         self.send_desired(&mut session, outbound).await;
-        let superseded = self.sessions.begin(session.host());
         let ended = tokio::select! {
             ended = self.converse(&mut session, inbound, outbound, &bell, &mut leadership, &lead) => ended,
             () = superseded.notified() => {
