@@ -1,0 +1,1 @@
+//! What `./x bench` runs.

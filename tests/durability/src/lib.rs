@@ -1,0 +1,1 @@
+//! Power cuts, kill -9 and damaged bytes over everything that Berth keeps on a disk.
