@@ -13,6 +13,7 @@ mod fix;
 mod image;
 mod lab;
 mod portability;
+mod soak;
 mod steps;
 mod test;
 mod tidy;
@@ -50,6 +51,8 @@ enum Command {
     /// A cluster on this machine that stays until it is taken down
     #[command(subcommand)]
     Lab(lab::Args),
+    /// The long runs: what the tests do for minutes, for an hour and more
+    Soak(soak::Args),
     /// Installs, builds and links in a plain Debian chroot without backports
     Portability(portability::Args),
 }
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
         Command::Image(args) => image::run(&args),
         Command::Demo => demo::run(),
         Command::Lab(args) => lab::run(&args),
+        Command::Soak(args) => soak::run(&args),
         Command::Portability(args) => portability::run(&args),
     };
     match outcome {
