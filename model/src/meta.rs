@@ -49,6 +49,9 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// The most labels of one object: few enough that it stays small in the log.
+    pub const MOST_LABELS: usize = 64;
+
     /// Whether deletion was asked for.
     pub const fn is_deleting(&self) -> bool {
         self.deleted_at.is_some()

@@ -28,6 +28,8 @@ pub(crate) enum Verb {
     /// Delete a VM and its disk
     #[command(alias = "rm")]
     Delete(Change),
+    /// Set and remove labels of a VM; the others stay
+    Label(Label),
     /// Join the serial console of a VM; Ctrl-] leaves it
     Console(Console),
     /// Follow changes of VMs, one line each
@@ -122,6 +124,34 @@ pub(crate) struct Change {
     pub(crate) waiting: Waiting,
 }
 
+/// Change labels of one VM.
+#[derive(Args, Debug)]
+pub(crate) struct Label {
+    /// The VM's name
+    pub(crate) name: String,
+    /// KEY=VALUE sets a label, KEY- removes one
+    #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = label_change)]
+    pub(crate) changes: Vec<LabelChange>,
+    /// Refuse unless the VM has this uid
+    #[arg(long, value_name = "UID")]
+    pub(crate) expected_uid: Option<String>,
+    /// Refuse unless the VM is at this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) expected_revision: Option<u64>,
+    /// Name the request, to send it again safely: a UUID of version 7
+    #[arg(long, value_name = "UUID")]
+    pub(crate) request_id: Option<String>,
+}
+
+/// What shall happen to one label.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum LabelChange {
+    /// It shall be there, with this value.
+    Set(String, String),
+    /// It shall not be there.
+    Remove(String),
+}
+
 /// Which VMs.
 #[derive(Args, Debug)]
 pub(crate) struct List {
@@ -154,6 +184,16 @@ pub(crate) struct Console {
     /// Print the console until this text appears, then end; with --timeout, for at most so long
     #[arg(long, value_name = "TEXT")]
     pub(crate) until: Option<String>,
+}
+
+fn label_change(text: &str) -> Result<LabelChange, String> {
+    if let Ok((key, value)) = key_value(text) {
+        return Ok(LabelChange::Set(key, value));
+    }
+    match text.strip_suffix('-') {
+        Some(key) if !key.is_empty() && !text.contains('=') => Ok(LabelChange::Remove(key.to_owned())),
+        _ => Err(format!("{text:?} is neither KEY=VALUE nor KEY-")),
+    }
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

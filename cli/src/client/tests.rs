@@ -65,6 +65,9 @@ impl VmService for Scripted {
     async fn restart_vm(&self, _: Request<v1::RestartVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         unimplemented!()
     }
+    async fn update_labels(&self, _: Request<v1::UpdateLabelsRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        unimplemented!()
+    }
     async fn delete_vm(&self, _: Request<v1::DeleteVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         unimplemented!()
     }

@@ -115,6 +115,7 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
                 vm_args::Verb::Stop(change) => vm::stop::run(session, change).await,
                 vm_args::Verb::Restart(change) => vm::restart::run(session, change).await,
                 vm_args::Verb::Delete(change) => vm::delete::run(session, change).await,
+                vm_args::Verb::Label(label) => vm::label::run(session, label).await,
                 vm_args::Verb::Console(console) => vm::console::run(session, console).await,
                 vm_args::Verb::Watch(watch) => vm::watch::run(session, watch).await,
             }

@@ -191,6 +191,14 @@ fn vms_are_listed_with_what_hinders_them() {
 }
 
 #[test]
+fn a_change_of_labels_is_answered_with_all_of_them() {
+    let mut vm = running().into();
+    assert_snapshot!(vm::labelled(&vm), @"web-1 has app=web, tier=front");
+    vm.metadata.labels.clear();
+    assert_snapshot!(vm::labelled(&vm), @"web-1 has no labels");
+}
+
+#[test]
 fn a_running_vm_shows_its_threads_and_pages() {
     assert_snapshot!(vm::show(&running().into(), style()), @r"
     Name:      web-1

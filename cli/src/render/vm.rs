@@ -50,6 +50,15 @@ fn phase(phase: &str) -> Cell {
     }
 }
 
+/// A VM's labels after a change, in one line.
+pub(crate) fn labelled(vm: &VmView) -> String {
+    let labels = &vm.metadata.labels;
+    if labels.is_empty() {
+        return format!("{} has no labels\n", vm.metadata.name);
+    }
+    format!("{} has {}\n", vm.metadata.name, pairs(labels))
+}
+
 /// One VM in full.
 pub(crate) fn show(vm: &VmView, style: Style) -> String {
     let VmView { metadata, spec, status, .. } = vm;

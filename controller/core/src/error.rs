@@ -95,6 +95,8 @@ impl From<Rejection> for Error {
             }
             Rejection::HostNameTaken { .. } => Self::new(Kind::AlreadyExists, "BE-2001", message)
                 .hint("give the host another name, or its old data directory back: a host is known by the uid that lies there"),
+            Rejection::TooManyLabels { .. } => Self::new(Kind::Invalid, "BE-1013", message)
+                .hint("remove some, or keep in annotations what nothing selects by"),
             Rejection::AlreadyBootstrapped
             | Rejection::NeedsClusterVersion { .. }
             | Rejection::PlanOutdated

@@ -8,7 +8,7 @@ use berth_model::{Actor, RequestId, Revision, VmUid};
 use berth_state::requests::Verdict;
 use berth_state::{Applied, Batch, Body, Cluster, Command, Outcome, Rejection};
 
-use crate::admit::{self, CreateImage, CreateVm, Target};
+use crate::admit::{self, CreateImage, CreateVm, Target, UpdateLabels};
 use crate::error::{Error, Kind};
 use crate::ports::{Consensus, Environment, Leadership, Seal};
 use crate::publish::Views;
@@ -131,6 +131,16 @@ impl Control {
     /// Restarts a VM.
     pub async fn restart_vm(&self, caller: &Caller, target: &Target) -> Result<Answer, Error> {
         self.change_vm(caller, target, |vm, expect| Body::RestartVm { vm, expect }).await
+    }
+
+    /// Sets and removes labels of a VM.
+    pub async fn update_labels(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        request: &UpdateLabels,
+    ) -> Result<Answer, Error> {
+        self.change(caller, |view| admit::update_labels(view, target, request)).await
     }
 
     /// Deletes a VM: it is gone when its host reports so.

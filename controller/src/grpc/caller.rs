@@ -30,7 +30,7 @@ macro_rules! changes {
 
 changes! {
     v1::CreateVmRequest, v1::StartVmRequest, v1::StopVmRequest, v1::RestartVmRequest, v1::DeleteVmRequest,
-    v1::CreateImageRequest, v1::DeleteImageRequest,
+    v1::UpdateLabelsRequest, v1::CreateImageRequest, v1::DeleteImageRequest,
 }
 
 /// The caller of a change, the request's id as text, and the request itself.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_control::admit::{self, CreateVm};
+use berth_control::admit::{self, CreateVm, UpdateLabels};
 use berth_control::selector::Selector;
 use berth_control::{Answer, status};
 use berth_model::Name;
@@ -104,6 +104,15 @@ impl VmService for Service {
         let (caller, id, request) = caller::change("DeleteVm", request)?;
         let target = caller::target(request.write.as_ref(), &request.project, &request.name);
         let done = self.0.control.delete_vm(&caller, &target).await.map_err(error::status)?;
+        Ok(answer(&done, id))
+    }
+
+    async fn update_labels(&self, request: Request<v1::UpdateLabelsRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        let (caller, id, request) = caller::change("UpdateLabels", request)?;
+        let v1::UpdateLabelsRequest { write, project, name, set, remove } = request;
+        let target = caller::target(write.as_ref(), &project, &name);
+        let asked = UpdateLabels { set, remove };
+        let done = self.0.control.update_labels(&caller, &target, &asked).await.map_err(error::status)?;
         Ok(answer(&done, id))
     }
 }

@@ -135,6 +135,17 @@ pub enum Body {
         /// Why not.
         refusals: Vec<(Name, String)>,
     },
+    /// An operator sets and removes labels of a VM; labels that are not named stay as they are.
+    SetLabels {
+        /// Which.
+        vm: VmUid,
+        /// Labels that it shall have, with their values.
+        set: BTreeMap<String, String>,
+        /// Keys of labels that it shall not have.
+        remove: Vec<String>,
+        /// What the operator saw.
+        expect: Expect,
+    },
 }
 
 /// Who a host is and where it answers, as its session's first word said and its certificate proved.
@@ -165,6 +176,7 @@ impl Body {
             Self::SetLiveness { .. } => "SetLiveness",
             Self::Assign { .. } => "Assign",
             Self::NoteUnplaced { .. } => "NoteUnplaced",
+            Self::SetLabels { .. } => "SetLabels",
         }
     }
 
@@ -181,7 +193,8 @@ impl Body {
             | Self::ReportHost { .. }
             | Self::SetLiveness { .. }
             | Self::Assign { .. }
-            | Self::NoteUnplaced { .. } => 1,
+            | Self::NoteUnplaced { .. }
+            | Self::SetLabels { .. } => 1,
         }
     }
 }

@@ -143,6 +143,18 @@ pub enum Rejection {
         /// Whose it is.
         held_by: HostUid,
     },
+    /// With these labels it would have more than an object may have.
+    #[error("{kind} {name:?} would have {count} labels, at most {most} are allowed")]
+    TooManyLabels {
+        /// Such as `VM`.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// As many as it would have.
+        count: u64,
+        /// As many as it may have.
+        most: u64,
+    },
 }
 
 /// One object before and after a change.

@@ -60,6 +60,7 @@ calls! {
     StopVmRequest, VmServiceClient, stop_vm, VmAnswer;
     RestartVmRequest, VmServiceClient, restart_vm, VmAnswer;
     DeleteVmRequest, VmServiceClient, delete_vm, VmAnswer;
+    UpdateLabelsRequest, VmServiceClient, update_labels, VmAnswer;
     CreateImageRequest, ImageServiceClient, create_image, ImageAnswer;
     GetImageRequest, ImageServiceClient, get_image, ImageAnswer;
     DeleteImageRequest, ImageServiceClient, delete_image, ImageAnswer;

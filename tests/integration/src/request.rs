@@ -1,5 +1,6 @@
 //! Requests as tests make them, and sending them as a client should.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use berth_proto::v1;
@@ -53,6 +54,11 @@ pub fn sized(name: &str, cpus: u32, mebibytes: u64) -> v1::CreateVmRequest {
 /// Asks that a VM goes.
 pub fn delete(name: &str) -> v1::DeleteVmRequest {
     v1::DeleteVmRequest { write: write(), name: name.to_owned(), ..v1::DeleteVmRequest::default() }
+}
+
+/// Asks for other labels of a VM.
+pub fn labels(name: &str, set: BTreeMap<String, String>, remove: Vec<String>) -> v1::UpdateLabelsRequest {
+    v1::UpdateLabelsRequest { write: write(), name: name.to_owned(), set, remove, ..v1::UpdateLabelsRequest::default() }
 }
 
 /// Asks that a VM runs.

@@ -3,6 +3,7 @@
 pub(super) mod console;
 pub(super) mod create;
 pub(super) mod delete;
+pub(super) mod label;
 pub(super) mod list;
 pub(super) mod restart;
 pub(super) mod show;

@@ -7,7 +7,7 @@ mod vm;
 use std::collections::BTreeMap;
 
 use berth_model::image::{ImageSpec, Sha256Digest};
-use berth_model::{Bytes, ImageUid, Name, Revision, Uid};
+use berth_model::{Bytes, ImageUid, Meta, Name, Revision, Uid};
 use berth_state::{Body, Cluster, Expect};
 
 pub use vm::{CreateVm, create_vm};
@@ -71,20 +71,12 @@ pub(crate) fn labels(field: &str, map: &BTreeMap<String, String>, value_limit: u
         Err(Error::invalid("BE-1013", format!("{field}: {why}"))
             .hint("keys are [prefix/]name with at most 63 characters of letters, digits, '-', '_' and '.' in the name"))
     };
-    if map.len() > 64 {
-        return refuse(format!("{} are given, at most 64 are allowed", map.len()));
+    if map.len() > Meta::MOST_LABELS {
+        return refuse(format!("{} are given, at most {} are allowed", map.len(), Meta::MOST_LABELS));
     }
     for (key, value) in map {
-        let shown: String = key.chars().take(80).collect();
-        let (prefix, base) = key.split_once('/').map_or((None, key.as_str()), |(prefix, base)| (Some(prefix), base));
-        let word = |text: &str, limit: usize| {
-            !text.is_empty()
-                && text.len() <= limit
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-                && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && text.ends_with(|c: char| c.is_ascii_alphanumeric())
-        };
-        if !word(base, 63) || prefix.is_some_and(|prefix| !word(prefix, 253)) {
+        let shown = shown(key);
+        if !is_key(key) {
             return refuse(format!("{shown:?} is not a valid key"));
         }
         if value.len() > value_limit {
@@ -98,6 +90,59 @@ pub(crate) fn labels(field: &str, map: &BTreeMap<String, String>, value_limit: u
         }
     }
     Ok(())
+}
+
+/// So much of a text as belongs into a message.
+fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// Whether this is a word of a label: letters and digits, with `-`, `_` and `.` between them.
+fn word(text: &str, limit: usize) -> bool {
+    !text.is_empty()
+        && text.len() <= limit
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+}
+
+/// Whether this is `[prefix/]name`.
+fn is_key(key: &str) -> bool {
+    let (prefix, base) = key.split_once('/').map_or((None, key), |(prefix, base)| (Some(prefix), base));
+    word(base, 63) && prefix.is_none_or(|prefix| word(prefix, 253))
+}
+
+/// A request to change labels of a VM.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct UpdateLabels {
+    /// Labels that it shall have.
+    pub set: BTreeMap<String, String>,
+    /// Keys of labels that it shall not have.
+    pub remove: Vec<String>,
+}
+
+/// Admits a change of labels.
+pub fn update_labels(view: &Cluster, target: &Target, request: &UpdateLabels) -> Result<Body, Error> {
+    let UpdateLabels { set, remove } = request;
+    if set.is_empty() && remove.is_empty() {
+        return Err(Error::invalid("BE-1012", "no label is given to set or to remove")
+            .hint("give labels as KEY=VALUE to set them and as KEY- to remove them"));
+    }
+    labels("labels", set, 63)?;
+    if remove.len() > Meta::MOST_LABELS {
+        let message = format!("labels: {} keys are to be removed, at most {} can be", remove.len(), Meta::MOST_LABELS);
+        return Err(Error::invalid("BE-1013", message).hint("remove them in several requests"));
+    }
+    if let Some(key) = remove.iter().find(|key| !is_key(key)) {
+        return Err(Error::invalid("BE-1013", format!("labels: {:?} is not a valid key", shown(key)))
+            .hint("'berth vm show' shows which labels are there"));
+    }
+    if let Some(key) = remove.iter().find(|key| set.contains_key(*key)) {
+        return Err(Error::invalid("BE-1013", format!("labels: {key:?} is to be set and to be removed"))
+            .hint("say one of the two"));
+    }
+    let vm = find_vm(view, target)?.uid();
+    Ok(Body::SetLabels { vm, set: set.clone(), remove: remove.clone(), expect: target.expect() })
 }
 
 /// A request to make an image known.

@@ -9,7 +9,7 @@ use berth_model::{Bytes, ImageUid, Uid};
 use berth_state::testing::World;
 use berth_state::{Body, Cluster};
 
-use super::{CreateImage, CreateVm, Target, create_image, create_vm, find_vm};
+use super::{CreateImage, CreateVm, Target, UpdateLabels, create_image, create_vm, find_vm, update_labels};
 use crate::error::{Error, Kind};
 use crate::testing::{Mirror, target, wanted};
 
@@ -329,4 +329,37 @@ fn an_image_is_a_name_a_digest_and_a_size() {
     assert_eq!(refused(|image| image.virtual_size = 513), "BE-1006");
     assert_eq!(refused(|image| image.virtual_size = (64 << 40) + 512), "BE-1006");
     assert_eq!(refused(|image| image.name = "tiny".into()), "BE-2001");
+}
+
+fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+#[test]
+fn a_change_of_labels_names_the_vm_and_carries_what_the_client_saw() {
+    let request = UpdateLabels { set: labels([("app", "web")]), remove: vec!["example.org/tier".into()] };
+    let seen = Target { revision: Some(7), ..target("vm-1") };
+    let body = update_labels(&view(), &seen, &request).unwrap();
+    let expect = berth_state::Expect { revision: Some(berth_model::Revision(7)) };
+    assert_eq!(body, Body::SetLabels { vm: vm_uid(1), set: request.set, remove: request.remove, expect });
+    let error = update_labels(&view(), &target("nobody"), &UpdateLabels { set: labels([("a", "b")]), remove: vec![] });
+    assert_eq!(error.unwrap_err().code, "BE-2002");
+}
+
+#[test]
+fn a_change_of_labels_that_makes_no_sense_is_refused_with_what_is_wrong() {
+    let many: Vec<String> = (0..65).map(|number| format!("k{number}")).collect();
+    let table = [
+        (labels([]), vec![], "BE-1012", "no label is given to set or to remove"),
+        (labels([("a b", "c")]), vec![], "BE-1013", "labels: \"a b\" is not a valid key"),
+        (labels([("a", "b c")]), vec![], "BE-1013", "labels: the value of \"a\" is not a valid label value"),
+        (labels([]), vec!["?".to_owned()], "BE-1013", "labels: \"?\" is not a valid key"),
+        (labels([("a", "b")]), vec!["a".to_owned()], "BE-1013", "labels: \"a\" is to be set and to be removed"),
+        (labels([]), many, "BE-1013", "labels: 65 keys are to be removed, at most 64 can be"),
+    ];
+    for (set, remove, code, message) in table {
+        let error = update_labels(&view(), &target("vm-1"), &UpdateLabels { set, remove }).unwrap_err();
+        assert_eq!((error.kind, error.code, &error.message[..]), (Kind::Invalid, code, message));
+        assert!(error.hint.is_some(), "{message}");
+    }
 }

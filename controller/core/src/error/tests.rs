@@ -26,6 +26,7 @@ fn each_rejection_has_its_kind_and_code_and_what_a_client_can_cure_has_advice() 
         (Rejection::RequestFromFuture { id: text(), ahead_seconds: 1 }, Kind::Invalid, "BE-2007", true),
         (Rejection::Halted { name: text() }, Kind::Precondition, "BE-2008", true),
         (Rejection::ImageInUse { name: name("a"), vm: text() }, Kind::Precondition, "BE-2009", true),
+        (Rejection::TooManyLabels { kind: text(), name: text(), count: 65, most: 64 }, Kind::Invalid, "BE-1013", true),
         (Rejection::HostNameTaken { name: name("h1"), held_by: host_uid(1) }, Kind::AlreadyExists, "BE-2001", true),
     ];
     for (rejection, kind, code, has_advice) in table {

@@ -86,6 +86,7 @@ fn carry_out(
             vm::assign(cluster, changes, at, *vm, *generation, *host, resources)
         }
         Body::NoteUnplaced { vm, hosts, refusals } => vm::note_unplaced(cluster, changes, at, *vm, *hosts, refusals),
+        Body::SetLabels { vm, set, remove, expect } => vm::set_labels(cluster, changes, *vm, set, remove, *expect),
     }
 }
 

@@ -98,6 +98,35 @@ pub(super) fn restart(
     Ok(Outcome::Vm(uid))
 }
 
+/// Labels are no part of the spec: the generation stays, and what runs is not touched.
+pub(super) fn set_labels(
+    cluster: &mut Cluster,
+    changes: &mut Vec<Change>,
+    uid: VmUid,
+    set: &BTreeMap<String, String>,
+    remove: &[String],
+    expect: Expect,
+) -> Result<Outcome, Rejection> {
+    let held = living(cluster, uid, expect)?;
+    let mut labels = held.meta.labels.clone();
+    for key in remove {
+        labels.remove(key);
+    }
+    labels.extend(set.clone());
+    if labels == held.meta.labels {
+        return Ok(Outcome::Vm(uid));
+    }
+    // An object that has too many already may lose some.
+    if labels.len() > Meta::MOST_LABELS && labels.len() >= held.meta.labels.len() {
+        let (count, most) = (labels.len() as u64, Meta::MOST_LABELS as u64);
+        return Err(Rejection::TooManyLabels { kind: "VM".into(), name: held.meta.name.to_string(), count, most });
+    }
+    let mut vm = Vm::clone(&held);
+    vm.meta.labels = labels;
+    cluster.put_vm(changes, |_| vm);
+    Ok(Outcome::Vm(uid))
+}
+
 /// Deleting a VM that has a berth only sets its deletion time: record and bookings go when its host reports it gone
 /// (law 5). One that has no berth goes at once.
 pub(super) fn delete(

@@ -147,6 +147,7 @@ fn every_body() -> Vec<Body> {
         hear(Liveness::Lost),
         Body::Assign { vm, generation: Generation(2), host, resources: resources() },
         Body::NoteUnplaced { vm, hosts: 2, refusals: vec![(name("h1"), "is cordoned".into())] },
+        Body::SetLabels { vm, set: map("app", "web"), remove: vec!["tier".into()], expect },
     ]
 }
 
@@ -185,6 +186,7 @@ fn every_rejection() -> Vec<Rejection> {
         Rejection::HostNameTaken { name: name("h1"), held_by: host_uid(2) },
     ];
     rejections.extend(shortages.map(Rejection::DoesNotFit));
+    rejections.push(Rejection::TooManyLabels { kind: "VM".into(), name: text(), count: 300, most: 64 });
     rejections
 }
 

@@ -61,6 +61,7 @@ frozen_enum! {
         DoesNotFit(shortage: Shortage),
         HostNotTaking { name: String, why: String },
         HostNameTaken { name: Name, held_by: HostUid },
+        TooManyLabels { kind: String, name: String, count: u64, most: u64 },
     }
     Body = command::Body {
         Bootstrap { cluster: ClusterId, version: u32 },
@@ -81,6 +82,7 @@ frozen_enum! {
         SetLiveness { host: HostUid, liveness: Liveness },
         Assign { vm: VmUid, generation: Generation, host: HostUid, resources: Resources },
         NoteUnplaced { vm: VmUid, hosts: u32, refusals: Vec<(Name, String)> },
+        SetLabels { vm: VmUid, set: BTreeMap<String, String>, remove: Vec<String>, expect: Expect },
     }
 }
 

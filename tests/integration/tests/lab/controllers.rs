@@ -1,6 +1,6 @@
 //! Three controllers and no host: the replicated state as its clients see it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::slice::from_ref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +57,37 @@ async fn any_member_answers_reads_and_takes_writes() {
             assert_eq!(types, ["standard-2", "standard-4", "standard-8"]);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn labels_change_through_any_member_and_the_command_line_and_select_at_once() {
+    let world = World::up(0).await;
+    world.name_an_image().await;
+    let (api, cli) = (world.api("c1"), world.cli());
+    api.ask(request::vm("web-1")).await;
+    api.ask(request::vm("web-2")).await;
+    let selected = async |api: &Api, terms: &str| {
+        let request = v1::ListVmsRequest { label_selector: terms.to_owned(), ..v1::ListVmsRequest::default() };
+        names(&api.ask(request).await.vms)
+    };
+    for (at, api) in world.apis().iter().enumerate() {
+        let set = BTreeMap::from([("turn".to_owned(), at.to_string())]);
+        let answer = api.ask(request::labels("web-1", set, Vec::new())).await;
+        let meta = answer.vm.unwrap().meta.unwrap();
+        assert_eq!((&meta.labels["turn"], meta.revision, meta.generation), (&at.to_string(), answer.revision, 1));
+        for other in world.apis() {
+            assert_eq!(selected(&other, &format!("turn={at}")).await, BTreeSet::from(["web-1".to_owned()]));
+        }
+    }
+    assert_eq!(cli.ok(&["vm", "label", "web-1", "app=web", "turn-"]).await, "web-1 has app=web\n");
+    let before = world.settled(&api).await;
+    assert_eq!(cli.ok(&["vm", "label", "web-1", "app=web"]).await, "web-1 has app=web\n");
+    assert_eq!(api.revision().await, before, "what is so already changes nothing");
+    cli.run(&["vm", "label", "web-1", "app=db", "--expected-revision", "1"]).await.refused(1, "BE-2003");
+    cli.run(&["vm", "label", "web-1", "app=a b"]).await.refused(1, "BE-1013");
+    assert_eq!(cli.ok(&["vm", "label", "web-1", "app-"]).await, "web-1 has no labels\n");
+    world.settled(&api).await;
+    world.identical().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

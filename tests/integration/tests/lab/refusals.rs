@@ -140,6 +140,30 @@ async fn bad_requests_are_refused_with_a_code_and_change_nothing() {
         refused(&api, what, request, grpc, expected).await;
     }
 
+    let label = |set: &[(&str, &str)], remove: &[&str]| {
+        let owned = |text: &&str| (*text).to_owned();
+        let set = set.iter().map(|(key, value)| (owned(key), owned(value))).collect();
+        request::labels("taken", set, remove.iter().map(owned).collect())
+    };
+    let mut changed_meanwhile = label(&[("app", "web")], &[]);
+    changed_meanwhile.write.as_mut().unwrap().expected_revision = Some(1);
+    let cases = [
+        ("no label at all", label(&[], &[]), Code::InvalidArgument, "BE-1012"),
+        ("a label with a blank", label(&[("a b", "c")], &[]), Code::InvalidArgument, "BE-1013"),
+        ("a key to remove that is none", label(&[], &["?"]), Code::InvalidArgument, "BE-1013"),
+        ("a label to set and to remove", label(&[("a", "b")], &["a"]), Code::InvalidArgument, "BE-1013"),
+        ("labels of a VM that changed meanwhile", changed_meanwhile, Code::Aborted, "BE-2003"),
+        (
+            "labels of a VM that is not there",
+            v1::UpdateLabelsRequest { name: "nobody".to_owned(), ..label(&[("a", "b")], &[]) },
+            Code::NotFound,
+            "BE-2002",
+        ),
+    ];
+    for (what, request, grpc, expected) in cases {
+        refused(&api, what, request, grpc, expected).await;
+    }
+
     refused(&api, "starting what is not there", request::start("nobody"), Code::NotFound, "BE-2002").await;
     let mut stale = request::stop("taken");
     stale.write.as_mut().unwrap().expected_revision = Some(1);

@@ -158,6 +158,8 @@ fn bodies() -> impl Strategy<Value = Body> {
     });
     let noted = (vm_uids(), any::<u32>(), vec((names(), "[a-z ]{0,9}".prop_map(String::from)), 0..20))
         .prop_map(|(vm, hosts, refusals)| Body::NoteUnplaced { vm, hosts, refusals });
+    let labelled = (vm_uids(), labels(), vec("[a-b]", 0..2), expectations())
+        .prop_map(|(vm, set, remove, expect)| Body::SetLabels { vm, set, remove, expect });
     prop_oneof![
         1 => (0..3_u32).prop_map(|version| Body::Bootstrap { cluster: cluster_id(), version }),
         4 => created,
@@ -170,6 +172,7 @@ fn bodies() -> impl Strategy<Value = Body> {
         1 => (host_uids(), livenesses()).prop_map(|(host, liveness)| Body::SetLiveness { host, liveness }),
         4 => assigned,
         1 => noted,
+        1 => labelled,
     ]
 }
 

@@ -1,10 +1,12 @@
 //! The life of a VM: created, placed, started and stopped, deleted.
 
+use std::collections::BTreeMap;
+
 use berth_model::host::{Liveness, ThreadId};
 use berth_model::session::{Report, VmReport};
 use berth_model::testing::{Machine, full_report, host_uid, name, observed, vm_spec, vm_uid};
 use berth_model::vm::{DomainState, RunStrategy};
-use berth_model::{Bytes, Epoch, Generation, Incarnation, PageSize, Revision, Stamp};
+use berth_model::{Bytes, Epoch, Generation, Incarnation, Meta, PageSize, Revision, Stamp};
 
 use crate::command::{Body, Expect};
 use crate::ledger::Shortage;
@@ -28,6 +30,18 @@ fn placed() -> (World, berth_model::VmUid, berth_model::HostUid, Epoch) {
 
 fn said(vm: berth_model::VmUid, word: VmReport) -> Report {
     Report { number: 2, vms: vec![(vm, word)], ..Report::default() }
+}
+
+fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+fn set_labels<const N: usize, const M: usize>(
+    vm: berth_model::VmUid,
+    set: [(&str, &str); N],
+    remove: [&str; M],
+) -> Body {
+    Body::SetLabels { vm, set: labels(set), remove: remove.map(ToOwned::to_owned).into(), expect: ANY }
 }
 
 fn stamp(epoch: Epoch) -> Stamp {
@@ -95,6 +109,50 @@ fn a_restart_is_counted_and_is_no_change_of_the_spec() {
 }
 
 #[test]
+fn labels_are_set_and_removed_and_the_others_stay_without_a_new_generation() {
+    let mut world = World::new();
+    let vm = world.vm(1, small());
+    world.done(set_labels(vm, [("app", "web"), ("tier", "front")], []));
+    world.done(set_labels(vm, [("app", "db"), ("zone", "a")], ["tier", "never-there"]));
+    let held = world.vm_now(vm);
+    assert_eq!(held.meta.labels, labels([("app", "db"), ("zone", "a")]));
+    assert_eq!((held.meta.generation, held.meta.revision), (Generation(1), world.cluster.revision));
+}
+
+#[test]
+fn labels_that_are_so_already_draw_no_revision() {
+    let mut world = World::new();
+    let vm = world.vm(1, small());
+    world.done(set_labels(vm, [("app", "web")], []));
+    let before = world.cluster.revision;
+    world.done(set_labels(vm, [("app", "web")], ["tier"]));
+    world.done(set_labels(vm, [("app", "web")], ["app"]));
+    assert_eq!(world.cluster.revision, before, "what is set wins over what is removed");
+}
+
+#[test]
+fn a_vm_has_a_bounded_number_of_labels_and_one_that_has_more_may_lose_some() {
+    let mut world = World::new();
+    let vm = world.vm(1, small());
+    let many = |keys: std::ops::Range<usize>| keys.map(|key| (format!("k{key:03}"), String::new())).collect();
+    let most = Meta::MOST_LABELS;
+    world.done(Body::SetLabels { vm, set: many(0..most), remove: Vec::new(), expect: ANY });
+    let refusal = |count: usize| {
+        let (kind, name) = ("VM".into(), "vm-1".into());
+        Rejection::TooManyLabels { kind, name, count: count as u64, most: most as u64 }
+    };
+    assert_eq!(world.refused(set_labels(vm, [("one", "more")], [])), refusal(most + 1));
+    world.done(set_labels(vm, [("one", "more")], ["k000"]));
+
+    // As one would be that an earlier version let through.
+    let mut laden = berth_model::vm::Vm::clone(&world.vm_now(vm));
+    laden.meta.labels = many(0..most + 10);
+    world.cluster.put_vm(&mut Vec::new(), |_| laden);
+    world.done(set_labels(vm, [], ["k000"]));
+    assert_eq!(world.refused(set_labels(vm, [("k001", "other")], [])), refusal(most + 9));
+}
+
+#[test]
 fn what_a_client_saw_must_still_be_so() {
     let mut world = World::new();
     let vm = world.vm(1, small());
@@ -105,6 +163,7 @@ fn what_a_client_saw_must_still_be_so() {
         Body::SetRun { vm, run: RunStrategy::Halted, expect },
         Body::RestartVm { vm, expect },
         Body::DeleteVm { vm, expect },
+        Body::SetLabels { vm, set: labels([("a", "b")]), remove: Vec::new(), expect },
     ] {
         assert_eq!(world.refused(body), changed);
     }
@@ -121,6 +180,7 @@ fn what_is_not_there_cannot_be_changed() {
     for body in [
         Body::SetRun { vm, run: RunStrategy::Halted, expect: ANY },
         Body::RestartVm { vm, expect: ANY },
+        set_labels(vm, [("a", "b")], []),
         delete_vm(vm),
         Body::NoteUnplaced { vm, hosts: 0, refusals: Vec::new() },
         Body::Assign { vm, generation: Generation(1), host, resources },
@@ -197,6 +257,7 @@ fn a_vm_that_is_being_deleted_takes_no_other_change() {
     for body in [
         Body::SetRun { vm, run: RunStrategy::Halted, expect: ANY },
         Body::RestartVm { vm, expect: ANY },
+        set_labels(vm, [("a", "b")], []),
         Body::NoteUnplaced { vm, hosts: 1, refusals: Vec::new() },
         world.assignment(vm, host, resources),
     ] {
