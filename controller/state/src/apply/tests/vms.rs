@@ -145,7 +145,7 @@ fn a_vm_has_a_bounded_number_of_labels_and_one_that_has_more_may_lose_some() {
     world.done(set_labels(vm, [("one", "more")], ["k000"]));
 
     // As one would be that an earlier version let through.
-    let mut laden = berth_model::vm::Vm::clone(&world.vm_now(vm));
+    let mut laden = berth_model::vm::Vm::clone(world.vm_now(vm));
     laden.meta.labels = many(0..most + 10);
     world.cluster.put_vm(&mut Vec::new(), |_| laden);
     world.done(set_labels(vm, [], ["k000"]));
