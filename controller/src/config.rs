@@ -126,6 +126,7 @@ impl Config {
             name: member.name.to_string(),
             raft_addr: member.raft.clone(),
             api_addr: member.api.clone(),
+            domain: String::new(),
         };
         self.bootstrap.members.iter().map(member).collect()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use berth_control::{Consensus, ConsensusError, Leadership};
 use berth_model::Term;
-use berth_raft::{Handle, ProposeError, ReadError};
+use berth_raft::{Handle, ProposeError, ReadError, ReadMode};
 use berth_state::{Applied, Batch, record};
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -70,7 +70,7 @@ impl Consensus for Log {
     }
 
     async fn read_barrier(&self) -> Result<(), ConsensusError> {
-        self.handle.read_barrier(READ_WITHIN).await.map(|_| ()).map_err(|error| match error {
+        self.handle.read_barrier(ReadMode::Index, READ_WITHIN).await.map(|_| ()).map_err(|error| match error {
             ReadError::NoLeader => ConsensusError::NoLeader,
             ReadError::Behind { .. } => ConsensusError::Stopped(error.to_string()),
             ReadError::Stopped { reason } => ConsensusError::Stopped(reason),

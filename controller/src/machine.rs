@@ -1,5 +1,7 @@
 //! The replicated machine as the log drives it: records in, answers out, and word to the readers of this member.
 
+use std::io::{Read, Write};
+
 use berth_control::Publisher;
 use berth_raft::{BoxError, Entry, StateMachine};
 use berth_state::{Cluster, apply, record};
@@ -43,12 +45,14 @@ impl StateMachine for Machine {
         self.cluster.clone()
     }
 
-    fn encode(snapshot: &Cluster) -> Result<Vec<u8>, BoxError> {
-        Ok(record::encode_snapshot(snapshot)?)
+    fn write(snapshot: &Cluster, out: &mut dyn Write) -> Result<(), BoxError> {
+        Ok(out.write_all(&record::encode_snapshot(snapshot)?)?)
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
-        self.cluster = record::decode_snapshot(bytes)?;
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), BoxError> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        self.cluster = record::decode_snapshot(&bytes)?;
         self.publisher.replaced(&self.cluster);
         Ok(())
     }

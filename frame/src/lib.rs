@@ -212,6 +212,13 @@ pub fn crc32(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
+/// [`crc32`] of some bytes followed by others, from that of the first and the others.
+pub fn crc32_continued(before: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(before);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
 fn checksum(header: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(header);
@@ -241,6 +248,11 @@ mod tests {
         let bytes = encode_value(1, 1, &("one", 300_u32, None::<u8>)).unwrap();
         assert_eq!(bytes[HEADER_BYTES..], [3, b'o', b'n', b'e', 0xac, 0x02, 0]);
         assert_eq!(decode_value::<(String, u32, Option<u8>)>(1, 1, &bytes).unwrap(), ("one".to_owned(), 300, None));
+    }
+
+    #[test]
+    fn a_checksum_can_be_taken_piece_by_piece() {
+        assert_eq!(crc32_continued(crc32_continued(crc32(b""), b"one"), b"two"), crc32(b"onetwo"));
     }
 
     #[test]

@@ -110,8 +110,8 @@ impl RaftStateMachine<Types> for Machine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> Result<(), io::Error> {
         let store = Arc::clone(&self.snapshots);
         let announced = meta.clone();
-        let bytes = blocking(move || store.install(&announced, &snapshot)).await?;
-        let restored = catch_unwind(AssertUnwindSafe(|| self.state.restore(&bytes)));
+        let file = blocking(move || store.install(&announced, &snapshot)).await?;
+        let restored = catch_unwind(AssertUnwindSafe(|| file.restore(|from| self.state.restore(from))));
         restored
             .unwrap_or_else(|panic| Err(panic_message(panic.as_ref()).into()))
             .map_err(|error| io::Error::other(format!("the state machine does not accept a snapshot: {error}")))?;
@@ -140,10 +140,6 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let encoder = self.encoder.take().ok_or_else(|| io::Error::other("a frozen state is written only once"))?;
         let meta = self.meta.clone();
         let snapshots = Arc::clone(&self.snapshots);
-        blocking(move || {
-            let state = encoder().map_err(io::Error::other)?;
-            snapshots.write(&meta, &state)
-        })
-        .await
+        blocking(move || snapshots.write(&meta, encoder)).await
     }
 }

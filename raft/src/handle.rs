@@ -9,6 +9,7 @@ use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
 use openraft::metrics::WaitError;
+use openraft::raft::linearizable_read::LinearizerOption;
 use openraft::{Instant as _, ReadPolicy};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
@@ -27,6 +28,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A voter that was silent for longer than this is asked last to take over the lead, in milliseconds.
 const SILENT_MS: u64 = 1000;
+
+/// How the leader makes sure that it still leads before a read is answered. Both reads are linearizable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum ReadMode {
+    /// It asks a majority, at the cost of one round to the members. Needs no clock.
+    #[default]
+    Index,
+    /// It relies on a majority having answered a moment ago: within half the time for which the members grant nobody else
+    /// their vote. That costs no round, and is right as long as no member's clock runs twice as fast as another's; the
+    /// leader's must not stand still either, as it does while a virtual machine is suspended. An older answer makes it ask
+    /// as for [`Self::Index`].
+    Lease,
+}
 
 /// An opened member. Cheap to clone; all clones mean the same member.
 #[derive(Clone)]
@@ -48,6 +62,8 @@ pub(crate) struct Local {
     pub(crate) snapshots: Arc<SnapshotStore>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) max_payload_bytes: usize,
+    /// How old a majority's word may be for a lease read.
+    pub(crate) read_lease: Duration,
     /// Whether the consensus has ended without saying why.
     pub(crate) has_vanished: AtomicBool,
     pub(crate) closer: Mutex<Option<Closer>>,
@@ -152,11 +168,15 @@ impl Local {
     }
 
     /// The index up to which a reader must have applied; this member must lead: otherwise [`ReadError::NoLeader`].
-    pub(crate) async fn read_index_here(&self, patience: Duration) -> Result<u64, ReadError> {
+    pub(crate) async fn read_index_here(&self, mode: ReadMode, patience: Duration) -> Result<u64, ReadError> {
         if let Some(reason) = self.stopped() {
             return Err(ReadError::Stopped { reason });
         }
-        match timeout(patience, self.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await {
+        let option = match mode {
+            ReadMode::Index => LinearizerOption::from(ReadPolicy::ReadIndex),
+            ReadMode::Lease => LinearizerOption::new(Some(self.read_lease), true),
+        };
+        match timeout(patience, self.raft.get_read_linearizer(option)).await {
             Ok(Ok(read)) => Ok(read.read_log_id().index()),
             Ok(Err(RaftError::APIError(
                 LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_),
@@ -167,10 +187,10 @@ impl Local {
     }
 
     /// Asks the leader up to which index a reader must have applied.
-    async fn ask_read_index(&self, leader: &Member, patience: Duration) -> Result<u64, ReadError> {
+    async fn ask_read_index(&self, leader: &Member, mode: ReadMode, patience: Duration) -> Result<u64, ReadError> {
         use proto::read_index_response::Outcome;
         let mut client = self.peers.client(leader, Lane::Calls);
-        let request = proto::ReadIndexRequest { timeout_ms: millis(patience) };
+        let request = proto::ReadIndexRequest { timeout_ms: millis(patience), lease: mode == ReadMode::Lease };
         let Ok(Ok(response)) = timeout(patience, client.read_index(request)).await else {
             // Asking twice does no harm, so every failure is the same.
             return Err(ReadError::NoLeader);
@@ -232,12 +252,12 @@ impl Handle {
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub async fn read_barrier(&self, timeout: Duration) -> Result<u64, ReadError> {
+    pub async fn read_barrier(&self, mode: ReadMode, timeout: Duration) -> Result<u64, ReadError> {
         let local = &self.local;
         let deadline = Instant::now() + timeout;
         let attempt = async |leader: Leader, patience| match leader {
-            Leader::Here => local.read_index_here(patience).await,
-            Leader::There(member) => local.ask_read_index(&member, patience).await,
+            Leader::Here => local.read_index_here(mode, patience).await,
+            Leader::There(member) => local.ask_read_index(&member, mode, patience).await,
             Leader::Nowhere => Err(ReadError::NoLeader),
         };
         let stopped = |reason| ReadError::Stopped { reason };

@@ -28,11 +28,11 @@ mod types;
 pub use bytes::Bytes;
 
 pub use error::{OpenError, ProposeError, ReadError, ServeError, TransferError};
-pub use handle::Handle;
+pub use handle::{Handle, ReadMode};
 pub use machine::{BoxError, Entry, StateMachine};
 pub use net::service::Service;
 pub use open::open;
 pub use options::{
-    DEFAULT_MAX_PAYLOAD_BYTES, Io, Links, MAX_PAYLOAD_BYTES, Member, Options, PeerIo, SnapshotPolicy, Timing,
+    DEFAULT_MAX_PAYLOAD_BYTES, Io, Links, MAX_PAYLOAD_BYTES, Member, NewMember, Options, PeerIo, SnapshotPolicy, Timing,
 };
 pub use status::{Leadership, MemberStatus, Role, State, Status};

@@ -1,5 +1,7 @@
 //! The state machine that the log drives: the port of this crate towards its user.
 
+use std::io::{Read, Write};
+
 use bytes::Bytes;
 
 /// Any error of the user's, as a boxed value.
@@ -33,27 +35,29 @@ pub trait StateMachine: Send + Sync + 'static {
     /// The state after the last applied entry, in O(1).
     fn snapshot(&self) -> Self::Snapshot;
 
-    /// The bytes of a snapshot; called away from the apply path, while further entries are applied.
+    /// Writes the bytes of a snapshot; called away from the apply path, while further entries are applied. What is written
+    /// is buffered and checksummed behind `out`, so small writes are cheap.
     ///
     /// # Errors
-    /// Whatever keeps the state from being written; the member then stops with that reason.
-    fn encode(snapshot: &Self::Snapshot) -> Result<Vec<u8>, BoxError>;
+    /// Whatever keeps the state from being written, errors of `out` among it; the member then stops with that reason.
+    fn write(snapshot: &Self::Snapshot, out: &mut dyn Write) -> Result<(), BoxError>;
 
-    /// Replaces the whole state by that of [`encode`](Self::encode)d bytes, perhaps of another member.
+    /// Replaces the whole state by that of the bytes that [`write`](Self::write) wrote, perhaps on another member. The bytes
+    /// were checked before, so an error of `from` is one of the disk.
     ///
     /// # Errors
-    /// If the bytes are not a state that this program knows.
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError>;
+    /// If the bytes are not a state that this program knows, or cannot be read.
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), BoxError>;
 }
 
 /// Writes a frozen state; made under the apply path, called off it.
-pub(crate) type Encoder = Box<dyn FnOnce() -> Result<Vec<u8>, BoxError> + Send + Sync>;
+pub(crate) type Encoder = Box<dyn FnOnce(&mut dyn Write) -> Result<(), BoxError> + Send + Sync>;
 
 /// [`StateMachine`] without its type parameter, so that everything else in this crate has none either.
 pub(crate) trait AnyMachine: Send + Sync + 'static {
     fn apply(&mut self, entries: &[Entry]) -> Vec<Bytes>;
     fn freeze(&self) -> Encoder;
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError>;
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), BoxError>;
 }
 
 impl<M: StateMachine> AnyMachine for M {
@@ -63,10 +67,10 @@ impl<M: StateMachine> AnyMachine for M {
 
     fn freeze(&self) -> Encoder {
         let snapshot = self.snapshot();
-        Box::new(move || M::encode(&snapshot))
+        Box::new(move |out| M::write(&snapshot, out))
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
-        StateMachine::restore(self, bytes)
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), BoxError> {
+        StateMachine::restore(self, from)
     }
 }

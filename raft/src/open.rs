@@ -20,7 +20,7 @@ use crate::snapshot::SnapshotStore;
 use crate::store::directory::{self, Directory};
 use crate::store::engine::Engine;
 use crate::store::log::LogStore;
-use crate::types::{Address, Raft, SnapshotMeta};
+use crate::types::{Address, Raft, Snapshot, SnapshotMeta};
 
 /// Entries in one message to a follower at most; their bytes are bounded besides.
 const ENTRIES_PER_MESSAGE: u64 = 512;
@@ -47,7 +47,7 @@ async fn open_on<M: StateMachine>(
 ) -> Result<(Handle, Service), OpenError> {
     check(&options)?;
     let config = config(&options)?;
-    let Options { id, data_dir, bootstrap, links, timing: _, snapshots: _, max_payload_bytes } = options.clone();
+    let Options { id, data_dir, bootstrap, links, timing, snapshots: _, max_payload_bytes } = options.clone();
     let start_failed = |reason: String| OpenError::Start { id, reason };
     let opening = tokio::task::spawn_blocking(move || load(&data_dir, id, Box::new(state_machine)));
     let Opened { directory, machine, snapshots, meta } =
@@ -79,6 +79,8 @@ async fn open_on<M: StateMachine>(
         snapshots,
         peers,
         max_payload_bytes,
+        // The members grant no other vote for the longest election wait after they heard the leader.
+        read_lease: timing.election.1 / 2,
         has_vanished: AtomicBool::new(false),
         closer: Mutex::new(Some(closer)),
     });
@@ -95,15 +97,14 @@ struct Opened {
 
 fn load(data_dir: &std::path::Path, id: u64, mut machine: Box<dyn AnyMachine>) -> Result<Opened, OpenError> {
     let directory = directory::open(data_dir, id)?;
-    let (snapshots, restored) = SnapshotStore::open(&directory.snapshots)?;
-    let last = restored.as_ref().and_then(|restored| restored.meta.last_log_id);
-    directory::check_snapshot(&directory, last)?;
-    let meta = match restored {
-        Some(restored) => {
-            machine
-                .restore(&restored.state)
-                .map_err(|source| OpenError::Restore { file: restored.path.clone(), source })?;
-            Some(restored.meta)
+    let snapshots = SnapshotStore::open(&directory.snapshots)?;
+    let current = snapshots.current();
+    directory::check_snapshot(&directory, current.as_ref().and_then(|current| current.meta.last_log_id))?;
+    let meta = match current {
+        Some(Snapshot { meta, snapshot: file }) => {
+            file.restore(|from| machine.restore(from))
+                .map_err(|source| OpenError::Restore { file: file.path().to_owned(), source })?;
+            Some(meta)
         }
         None => None,
     };

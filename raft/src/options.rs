@@ -23,6 +23,21 @@ pub struct Member {
     pub raft_addr: String,
     /// Where its clients reach it; carried for them, not used here.
     pub api_addr: String,
+    /// What fails together with it, such as a rack or a building; may be empty. Two voters with the same one are warned of.
+    pub domain: String,
+}
+
+/// A member that is to be added; the cluster chooses its id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NewMember {
+    /// As in [`Member`].
+    pub name: String,
+    /// As in [`Member`].
+    pub raft_addr: String,
+    /// As in [`Member`].
+    pub api_addr: String,
+    /// As in [`Member`].
+    pub domain: String,
 }
 
 /// A byte stream between two members, authenticated by whoever made it.

@@ -10,21 +10,24 @@
 //! transport sends the very bytes of the file; the receiver checks every record before it believes any.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use berth_frame::{FrameError, Record};
-
 use crate::error::OpenError;
+use crate::machine::{BoxError, Encoder};
 use crate::store::directory::{damaged, failed};
-use crate::store::record::{SnapshotEndV1, SnapshotHeaderV1, VERSION, kind};
 use crate::store::sled::sync_directory;
 use crate::types::{LogId, Snapshot, SnapshotMeta};
 
-/// Bytes of state in one record: small enough that a damaged one is found before much is read, large enough to cost nothing.
-const CHUNK_BYTES: usize = 1024 * 1024;
+mod stream;
+
+use stream::{Flaw, StateReader, StateWriter};
+
+/// Bytes read at once from a snapshot that is restored or checked.
+const READ_AHEAD_BYTES: usize = 256 * 1024;
 
 /// A snapshot file that stays readable while this is kept, even if a newer one has replaced it meanwhile.
 #[derive(Debug, Clone)]
@@ -43,7 +46,6 @@ impl SnapshotFile {
 
     /// Reads up to `length` bytes from `offset` on; fewer only at the end of the file.
     pub(crate) fn read_at(&self, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        use std::os::unix::fs::FileExt;
         let mut bytes = vec![0; length];
         let mut filled = 0;
         while filled < length {
@@ -57,9 +59,43 @@ impl SnapshotFile {
         Ok(bytes)
     }
 
-    fn read(&self) -> io::Result<Vec<u8>> {
-        let length = usize::try_from(self.file.metadata()?.len()).map_err(io::Error::other)?;
-        self.read_at(0, length)
+    /// Where the file is, or was before a newer one replaced it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Checks every record and tells what the snapshot covers. Blocks.
+    pub(crate) fn check(&self) -> Result<SnapshotMeta, Flaw> {
+        let (meta, mut state) = self.open_state()?;
+        state.finish()?;
+        Ok(meta)
+    }
+
+    /// Gives the state's bytes to `restore`, and makes sure afterwards that they were whole. Blocks.
+    pub(crate) fn restore(&self, restore: impl FnOnce(&mut dyn Read) -> Result<(), BoxError>) -> Result<(), BoxError> {
+        let (_, mut state) = self.open_state()?;
+        let restored = restore(&mut state);
+        // Damage explains whatever the machine made of it.
+        state.finish()?;
+        restored
+    }
+
+    fn open_state(&self) -> Result<(SnapshotMeta, StateReader), Flaw> {
+        StateReader::open(BufReader::with_capacity(READ_AHEAD_BYTES, At { file: Arc::clone(&self.file), offset: 0 }))
+    }
+}
+
+/// A file read from a place of our own, so that many may read it at once.
+struct At {
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl Read for At {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(into, self.offset)?;
+        self.offset += u64::try_from(read).expect("a buffer's length fits into 64 bits");
+        Ok(read)
     }
 }
 
@@ -74,7 +110,7 @@ pub(crate) struct SnapshotStore {
 
 impl SnapshotStore {
     /// Opens the directory, throws unfinished files away, and reads the newest snapshot.
-    pub(crate) fn open(directory: &Path) -> Result<(Self, Option<Restored>), OpenError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, OpenError> {
         let mut newest: Option<((u64, u64), PathBuf)> = None;
         let mut superseded = Vec::new();
         for entry in fs::read_dir(directory).map_err(failed("list the directory", directory))? {
@@ -95,20 +131,19 @@ impl SnapshotStore {
                 return Err(OpenError::Foreign { path: directory.to_owned(), reason: format!("it contains {name:?}") });
             }
         }
-        let mut restored = None;
         let mut current = None;
         if let Some((_, path)) = newest {
             let file = SnapshotFile::open(path.clone(), false).map_err(failed("open", &path))?;
-            let bytes = file.read().map_err(failed("read", &path))?;
-            let (meta, state) = parse(&bytes).map_err(|(record, source)| damaged(&path, &record, source))?;
-            current = Some((meta.clone(), file));
-            restored = Some(Restored { meta, state, path });
+            let meta = file.check().map_err(|flaw| match flaw {
+                Flaw::Record { record, source } => damaged(&path, &record, source),
+                Flaw::Io(error) => failed("read", &path)(error),
+            })?;
+            current = Some((meta, file));
         }
         for path in superseded {
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
-        let store = Self { directory: directory.to_owned(), current: Mutex::new(current), sequence: AtomicU64::new(0) };
-        Ok((store, restored))
+        Ok(Self { directory: directory.to_owned(), current: Mutex::new(current), sequence: AtomicU64::new(0) })
     }
 
     /// The newest snapshot.
@@ -118,32 +153,34 @@ impl SnapshotStore {
     }
 
     /// Writes a snapshot and makes it the newest, unless a newer one came in between. Blocks.
-    pub(crate) fn write(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<Snapshot> {
+    pub(crate) fn write(&self, meta: &SnapshotMeta, state: Encoder) -> io::Result<Snapshot> {
         let aside = self.aside("making");
-        let mut file = File::create(&aside)?;
-        write_records(&mut file, meta, state)?;
-        file.sync_all()?;
-        drop(file);
+        let written = StateWriter::create(&aside, meta).and_then(|mut writer| {
+            state(&mut writer).map_err(io::Error::other)?;
+            writer.finish()
+        });
+        if let Err(error) = written {
+            // Room is what a full disk needs most; should the removal fail too, the next opening does it.
+            let _ = fs::remove_file(&aside);
+            return Err(error);
+        }
         self.adopt(meta, &aside)
     }
 
-    /// Makes a received snapshot the newest, after checking all of it, and returns the state in it. Blocks.
-    pub(crate) fn install(&self, meta: &SnapshotMeta, received: &SnapshotFile) -> io::Result<Vec<u8>> {
-        let bytes = received.read()?;
-        let (found, state) = parse(&bytes).map_err(|(record, error)| {
-            let message = format!("the snapshot {} is damaged at {record}: {error}", received.path.display());
-            io::Error::new(io::ErrorKind::InvalidData, message)
-        })?;
+    /// Makes a received snapshot the newest, after checking all of it. Blocks.
+    pub(crate) fn install(&self, meta: &SnapshotMeta, received: &SnapshotFile) -> io::Result<SnapshotFile> {
+        let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
+        let path = received.path.display();
+        let found = received.check().map_err(|flaw| invalid(format!("the snapshot {path} is damaged: {flaw}")))?;
         if found != *meta {
-            let message = format!("the snapshot {} covers something else than announced", received.path.display());
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            return Err(invalid(format!("the snapshot {path} covers something else than announced")));
         }
-        if received.is_incoming && received.path.starts_with(&self.directory) {
+        if received.is_incoming {
             self.adopt(meta, &received.path)?;
-        } else {
-            self.write(meta, &state)?;
+            return SnapshotFile::open(self.directory.join(name(meta.last_log_id)), false);
         }
-        Ok(state)
+        // It is our own already.
+        Ok(received.clone())
     }
 
     /// A file that bytes from another member go to. Blocks.
@@ -186,14 +223,6 @@ impl SnapshotStore {
     }
 }
 
-/// What was found at the opening.
-#[derive(Debug)]
-pub(crate) struct Restored {
-    pub(crate) meta: SnapshotMeta,
-    pub(crate) state: Vec<u8>,
-    pub(crate) path: PathBuf,
-}
-
 /// A snapshot on its way in. Removed if it is dropped unfinished.
 #[derive(Debug)]
 pub(crate) struct Incoming {
@@ -212,9 +241,8 @@ impl Incoming {
         self.file.sync_all()?;
         let path = self.path.as_ref().expect("the path is taken at the end only").clone();
         let file = SnapshotFile::open(path, true)?;
-        let bytes = file.read()?;
-        let (meta, _) = parse(&bytes).map_err(|(record, error)| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot arrived damaged at {record}: {error}"))
+        let meta = file.check().map_err(|flaw| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot arrived damaged: {flaw}"))
         })?;
         self.path = None;
         Ok(Snapshot { meta, snapshot: file })
@@ -226,78 +254,6 @@ impl Drop for Incoming {
         if let Some(path) = self.path.take() {
             // If it stays, the next opening removes it.
             let _ = fs::remove_file(path);
-        }
-    }
-}
-
-fn write_records(file: &mut File, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
-    let header = berth_frame::encode_value(kind::SNAPSHOT_HEADER, VERSION, &SnapshotHeaderV1::from(meta));
-    file.write_all(&header.map_err(io::Error::other)?)?;
-    let mut chunks = 0;
-    for chunk in state.chunks(CHUNK_BYTES) {
-        file.write_all(&berth_frame::encode(kind::SNAPSHOT_CHUNK, VERSION, chunk).map_err(io::Error::other)?)?;
-        chunks += 1;
-    }
-    let bytes = u64::try_from(state.len()).map_err(io::Error::other)?;
-    let end = SnapshotEndV1 { chunks, bytes, crc32: berth_frame::crc32(state) };
-    file.write_all(&berth_frame::encode_value(kind::SNAPSHOT_END, VERSION, &end).map_err(io::Error::other)?)
-}
-
-/// Checks a whole snapshot file and takes it apart; an error names the record.
-fn parse(bytes: &[u8]) -> Result<(SnapshotMeta, Vec<u8>), (String, FrameError)> {
-    let at = |record: &str| {
-        let record = record.to_owned();
-        move |error| (record, error)
-    };
-    let next = |bytes| -> Result<Record<'_>, FrameError> {
-        let record = berth_frame::decode(bytes)?;
-        let berth_frame::Header { kind, version, length: _ } = record.header;
-        if version == VERSION {
-            Ok(record)
-        } else {
-            Err(FrameError::Unknown { kind, version, expected_kind: kind, expected_version: VERSION })
-        }
-    };
-    let unexpected = |record: &Record<'_>, expected_kind| FrameError::Unknown {
-        kind: record.header.kind,
-        version: record.header.version,
-        expected_kind,
-        expected_version: VERSION,
-    };
-    let header = next(bytes).map_err(at("its header"))?;
-    if header.header.kind != kind::SNAPSHOT_HEADER {
-        return Err(at("its header")(unexpected(&header, kind::SNAPSHOT_HEADER)));
-    }
-    let meta: SnapshotHeaderV1 =
-        berth_frame::decode_body(kind::SNAPSHOT_HEADER, header.body).map_err(at("its header"))?;
-    let meta = meta.into_meta().map_err(at("its header"))?;
-    let mut state = Vec::new();
-    let mut chunks = 0_u64;
-    let mut rest = header.rest;
-    loop {
-        let place = format!("chunk {chunks}");
-        let record = next(rest).map_err(at(&place))?;
-        rest = record.rest;
-        match record.header.kind {
-            kind::SNAPSHOT_CHUNK => {
-                state.extend_from_slice(record.body);
-                chunks += 1;
-            }
-            kind::SNAPSHOT_END => {
-                let end: SnapshotEndV1 =
-                    berth_frame::decode_body(kind::SNAPSHOT_END, record.body).map_err(at("its end"))?;
-                let bytes = u64::try_from(state.len()).unwrap_or(u64::MAX);
-                let found = SnapshotEndV1 { chunks, bytes, crc32: berth_frame::crc32(&state) };
-                if end != found {
-                    let reason = format!("it announces {end:?}, and there is {found:?}");
-                    return Err(at("its end")(FrameError::Body { kind: kind::SNAPSHOT_END, reason }));
-                }
-                if !rest.is_empty() {
-                    return Err(at("its end")(FrameError::Trailing { extra: rest.len() }));
-                }
-                return Ok((meta, state));
-            }
-            _ => return Err(at(&place)(unexpected(&record, kind::SNAPSHOT_CHUNK))),
         }
     }
 }

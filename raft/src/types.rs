@@ -34,17 +34,32 @@ pub(crate) struct Address {
     pub(crate) name: String,
     pub(crate) raft_addr: String,
     pub(crate) api_addr: String,
+    pub(crate) domain: String,
+    /// Which life of the cluster the member belongs to: the same for all members, another one after a restore, so that what
+    /// is left of the old life is told from the new.
+    pub(crate) lineage: u64,
+    /// Whether it has ever acknowledged anything: a member that has, and comes with an empty directory, has lost its memory.
+    pub(crate) is_seated: bool,
+    /// The member whose place it takes as soon as it has caught up.
+    pub(crate) replaces: Option<u64>,
 }
 
 impl From<&Member> for Address {
-    fn from(Member { id: _, name, raft_addr, api_addr }: &Member) -> Self {
-        Self { name: name.clone(), raft_addr: raft_addr.clone(), api_addr: api_addr.clone() }
+    fn from(Member { id: _, name, raft_addr, api_addr, domain }: &Member) -> Self {
+        Self {
+            name: name.clone(),
+            raft_addr: raft_addr.clone(),
+            api_addr: api_addr.clone(),
+            domain: domain.clone(),
+            ..Self::default()
+        }
     }
 }
 
 impl Address {
     pub(crate) fn member(&self, id: u64) -> Member {
-        Member { id, name: self.name.clone(), raft_addr: self.raft_addr.clone(), api_addr: self.api_addr.clone() }
+        let Self { name, raft_addr, api_addr, domain, .. } = self.clone();
+        Member { id, name, raft_addr, api_addr, domain }
     }
 }
 

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use berth_raft::{Bytes, ProposeError, ReadError, Role, SnapshotPolicy, State, TransferError};
+use berth_raft::{Bytes, ProposeError, ReadError, ReadMode, Role, SnapshotPolicy, State, TransferError};
 use support::wire::{Ballot, ReadIndexRequest, ReadIndexResponse, VoteRequest, VoteResponse, call};
 use support::{Cluster, PATIENCE, eventually, same_everywhere, split, stop_all};
 use tonic::Code;
@@ -108,7 +108,7 @@ async fn under_kills_every_answer_keeps_its_promise() {
     }
     let mut seen = Vec::new();
     for node in &nodes {
-        node.handle.read_barrier(PATIENCE).await.unwrap();
+        node.handle.read_barrier(ReadMode::Index, PATIENCE).await.unwrap();
         let here = node.machine.seen();
         assert!(seen.is_empty() || seen == here, "two members differ");
         seen = here;
@@ -131,13 +131,13 @@ async fn a_leader_that_is_cut_off_neither_answers_reads_nor_acknowledges_writes(
     others[0].propose("before").await.unwrap();
     cluster.cut(old.id, true);
     let short = Duration::from_millis(300);
-    assert_eq!(old.handle.read_barrier(short).await, Err(ReadError::NoLeader));
+    assert_eq!(old.handle.read_barrier(ReadMode::Index, short).await, Err(ReadError::NoLeader));
     let lost = old.handle.propose(Bytes::from_static(b"lost"), short).await;
     assert!(matches!(lost, Err(ProposeError::Unknown { .. } | ProposeError::NoLeader)), "{lost:?}");
     let new = others[0].leadership(|now| now.leader.as_ref().is_some_and(|leader| leader.id != old.id)).await;
     assert!(new.term > 1);
     assert_eq!(others[1].propose("after").await.unwrap(), 2);
-    assert_eq!(old.handle.read_barrier(short).await, Err(ReadError::NoLeader));
+    assert_eq!(old.handle.read_barrier(ReadMode::Index, short).await, Err(ReadError::NoLeader));
     cluster.cut(old.id, false);
     let expected = ["before".to_owned(), "after".to_owned()];
     same_everywhere(&[&old, &others[0], &others[1]], &expected).await;
@@ -253,13 +253,13 @@ async fn without_a_majority_nothing_is_answered_and_with_it_everything_again() {
     let ids: Vec<_> = followers.iter().map(|node| node.id).collect();
     stop_all(followers).await;
     let short = Duration::from_millis(300);
-    assert_eq!(leader.handle.read_barrier(short).await, Err(ReadError::NoLeader));
+    assert_eq!(leader.handle.read_barrier(ReadMode::Index, short).await, Err(ReadError::NoLeader));
     let answer = leader.handle.propose(Bytes::from_static(b"second"), short).await;
     assert!(matches!(answer, Err(ProposeError::Unknown { .. } | ProposeError::NoLeader)), "{answer:?}");
     assert_eq!(leader.handle.status().state, State::Running);
     let back = cluster.start(ids[0]).await;
     back.propose("third").await.unwrap();
-    back.handle.read_barrier(PATIENCE).await.unwrap();
+    back.handle.read_barrier(ReadMode::Index, PATIENCE).await.unwrap();
     assert!(back.machine.seen().contains(&"third".to_owned()));
     stop_all([leader, back]).await;
 }

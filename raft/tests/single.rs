@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use berth_raft::{Bytes, OpenError, ProposeError, ReadError, SnapshotPolicy, State};
+use berth_raft::{Bytes, OpenError, ProposeError, ReadError, ReadMode, SnapshotPolicy, State};
 use support::{Cluster, PATIENCE, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -13,7 +13,7 @@ async fn a_cluster_of_one_leads_itself_and_answers() {
     let node = cluster.start(1).await;
     assert_eq!(node.propose("a").await.unwrap(), 1);
     assert_eq!(node.propose("b").await.unwrap(), 2);
-    node.handle.read_barrier(PATIENCE).await.unwrap();
+    node.handle.read_barrier(ReadMode::Index, PATIENCE).await.unwrap();
     assert_eq!(node.machine.seen(), ["a", "b"]);
     let status = node.handle.status();
     assert_eq!(status.state, State::Running);
@@ -32,7 +32,7 @@ async fn a_restart_keeps_what_was_acknowledged() {
         node.stop().await;
     }
     let node = cluster.start(1).await;
-    node.handle.read_barrier(PATIENCE).await.unwrap();
+    node.handle.read_barrier(ReadMode::Index, PATIENCE).await.unwrap();
     assert_eq!(node.machine.seen(), ["round 0", "round 1", "round 2"]);
     node.stop().await;
 }
@@ -64,7 +64,7 @@ async fn the_log_is_compacted_and_a_restart_begins_with_the_snapshot() {
     eventually("purging", || node.handle.status().purged.is_some_and(|purged| purged > 60)).await;
     node.stop().await;
     let node = cluster.start(1).await;
-    node.handle.read_barrier(PATIENCE).await.unwrap();
+    node.handle.read_barrier(ReadMode::Index, PATIENCE).await.unwrap();
     assert_eq!(node.machine.seen().len(), 100);
     assert_eq!(node.propose("one more").await.unwrap(), 101);
     node.stop().await;
@@ -114,7 +114,7 @@ async fn a_state_machine_that_panics_stops_the_member_and_not_the_process() {
     assert!(reason.contains("the state machine panicked while applying entries"), "{reason}");
     let answer = node.propose("more").await;
     assert!(matches!(answer, Err(ProposeError::Stopped { .. })), "{answer:?}");
-    assert!(matches!(node.handle.read_barrier(PATIENCE).await, Err(ReadError::Stopped { .. })));
+    assert!(matches!(node.handle.read_barrier(ReadMode::Index, PATIENCE).await, Err(ReadError::Stopped { .. })));
     node.stop().await;
 }
 
@@ -127,7 +127,7 @@ async fn after_a_shutdown_every_question_is_answered_with_it() {
     assert_eq!(handle.status().state, State::Stopped);
     let answer = handle.propose(Bytes::from_static(b"late"), PATIENCE).await;
     assert_eq!(answer, Err(ProposeError::Stopped { reason: "it was shut down".to_owned() }));
-    assert!(matches!(handle.read_barrier(PATIENCE).await, Err(ReadError::Stopped { .. })));
+    assert!(matches!(handle.read_barrier(ReadMode::Index, PATIENCE).await, Err(ReadError::Stopped { .. })));
     handle.shutdown().await;
 }
 

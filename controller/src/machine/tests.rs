@@ -42,14 +42,15 @@ fn entries_are_answered_in_order_and_shown_to_readers() {
 fn a_restored_member_is_equal_and_its_watchers_are_told_to_list_again() {
     let (mut first, views) = machine();
     first.apply(&[entry(1, bootstrap()), entry(2, create_image("a", 1))]);
-    let bytes = Machine::encode(&first.snapshot()).unwrap();
+    let mut bytes = Vec::new();
+    Machine::write(&first.snapshot(), &mut bytes).unwrap();
     let (mut second, restored) = machine();
-    second.restore(&bytes).unwrap();
+    second.restore(&mut bytes.as_slice()).unwrap();
     assert!(*views.cluster.borrow() == *restored.cluster.borrow());
     let revision = restored.cluster.borrow().revision;
     assert!(restored.window.after(berth_model::Revision(revision.0 - 1)).is_err());
     assert!(restored.window.after(revision).is_ok());
-    assert!(second.restore(b"not a snapshot").is_err());
+    assert!(second.restore(&mut b"not a snapshot".as_slice()).is_err());
 }
 
 #[test]

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::proto::raft_server::{Raft as RaftService, RaftServer};
 use super::{MESSAGE_BYTES, convert, proto};
 use crate::error::{ProposeError, ReadError, ServeError};
-use crate::handle::Local;
+use crate::handle::{Local, ReadMode};
 use crate::options::{Io, PeerIo};
 use crate::snapshot::Incoming;
 use crate::store::log::blocking;
@@ -288,8 +288,9 @@ impl RaftService for Answers {
     ) -> Result<Response<proto::ReadIndexResponse>, Status> {
         use proto::read_index_response::Outcome;
         admit(self.raft(), &peer(&request)?, None)?;
-        let timeout = Duration::from_millis(request.into_inner().timeout_ms);
-        let outcome = match self.local.read_index_here(timeout).await {
+        let proto::ReadIndexRequest { timeout_ms, lease } = request.into_inner();
+        let mode = if lease { ReadMode::Lease } else { ReadMode::Index };
+        let outcome = match self.local.read_index_here(mode, Duration::from_millis(timeout_ms)).await {
             Ok(index) => Outcome::Index(index),
             Err(ReadError::NoLeader | ReadError::Behind { .. }) => Outcome::NotLeader(proto::NotLeader {}),
             Err(ReadError::Stopped { reason }) => Outcome::Stopped(reason),

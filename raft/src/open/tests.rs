@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 
 use super::*;
 use crate::error::{ProposeError, ReadError};
+use crate::handle::ReadMode;
 use crate::machine::{BoxError, Entry};
 use crate::options::{Io, Links, Member};
 use crate::status::State;
@@ -40,11 +41,11 @@ impl StateMachine for Journal {
 
     fn snapshot(&self) {}
 
-    fn encode((): &()) -> Result<Vec<u8>, BoxError> {
+    fn write((): &(), _: &mut dyn io::Write) -> Result<(), BoxError> {
         Err("not asked for here".into())
     }
 
-    fn restore(&mut self, _: &[u8]) -> Result<(), BoxError> {
+    fn restore(&mut self, _: &mut dyn io::Read) -> Result<(), BoxError> {
         Err("not asked for here".into())
     }
 }
@@ -90,7 +91,7 @@ async fn a_disk_that_fails_stops_the_member_with_the_reason_and_it_can_be_opened
     assert!(reason.contains("no space left on the device"), "{reason}");
     let answer = handle.propose(Bytes::from_static(b"refused"), PATIENCE).await;
     assert!(matches!(&answer, Err(ProposeError::Stopped { reason }) if reason.contains("no space left")), "{answer:?}");
-    assert!(matches!(handle.read_barrier(PATIENCE).await, Err(ReadError::Stopped { .. })));
+    assert!(matches!(handle.read_barrier(ReadMode::Index, PATIENCE).await, Err(ReadError::Stopped { .. })));
     handle.shutdown().await;
 
     let journal = Journal::default();

@@ -1,11 +1,11 @@
-//! The frozen layouts of what is stored and sent: version 1 of each record, and its mapping to openraft's types.
+//! The frozen layouts of what is stored and sent, and their mapping to openraft's types.
 //!
 //! A struct named `…V1` never changes again. A new layout becomes a `…V2` beside it, and readers keep knowing both.
 //! The golden bytes below hold this to its word.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_frame::FrameError;
+use berth_frame::{FrameError, Header, Record};
 use bytes::Bytes;
 use openraft::EntryPayload;
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,11 @@ use crate::types::{
     Address, LogEntry, LogId, LogPayload, Membership, Payload, SnapshotMeta, StoredMembership, Vote, log_id,
 };
 
-/// The layout that is written today.
+/// The layout of most records, as it is written today.
 pub(crate) const VERSION: u16 = 1;
+
+/// The layout of what carries a membership: entries that change it, and the header of a snapshot.
+pub(crate) const MEMBERSHIP_VERSION: u16 = 2;
 
 /// Kinds of record; the range 0x0100 to 0x01ff is this crate's.
 pub(crate) mod kind {
@@ -53,14 +56,14 @@ pub(crate) struct VoteV1 {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct AddressV1 {
+struct AddressV1 {
     name: String,
     raft_addr: String,
     api_addr: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct MembershipV1 {
+struct MembershipV1 {
     configs: Vec<BTreeSet<u64>>,
     members: BTreeMap<u64, AddressV1>,
 }
@@ -78,6 +81,31 @@ struct EntryV1 {
     payload: PayloadV1,
 }
 
+/// What a membership says about a member since version 2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct AddressV2 {
+    name: String,
+    raft_addr: String,
+    api_addr: String,
+    domain: String,
+    lineage: u64,
+    is_seated: bool,
+    replaces: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct MembershipV2 {
+    configs: Vec<BTreeSet<u64>>,
+    members: BTreeMap<u64, AddressV2>,
+}
+
+/// An entry that changes the membership; all other entries stay at version 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct MembershipEntryV2 {
+    id: LogIdV1,
+    membership: MembershipV2,
+}
+
 /// Whose store this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct IdentityV1 {
@@ -93,10 +121,18 @@ pub(crate) struct CurrentV1 {
 
 /// What a snapshot covers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SnapshotHeaderV1 {
+struct SnapshotHeaderV1 {
     last: Option<LogIdV1>,
     membership_at: Option<LogIdV1>,
     membership: MembershipV1,
+}
+
+/// What a snapshot covers, with all that a membership says since version 2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct SnapshotHeaderV2 {
+    last: Option<LogIdV1>,
+    membership_at: Option<LogIdV1>,
+    membership: MembershipV2,
 }
 
 /// How much a snapshot holds, so that a file that ends early is told from a whole one.
@@ -132,26 +168,42 @@ impl From<VoteV1> for Vote {
     }
 }
 
-impl From<&Membership> for MembershipV1 {
+impl MembershipV1 {
+    fn into_membership(self) -> Result<Membership, FrameError> {
+        let Self { configs, members } = self;
+        let address = |(id, AddressV1 { name, raft_addr, api_addr })| {
+            (id, Address { name, raft_addr, api_addr, ..Address::default() })
+        };
+        joined(configs, members.into_iter().map(address).collect())
+    }
+}
+
+impl From<&Membership> for MembershipV2 {
     fn from(membership: &Membership) -> Self {
-        let address = |(id, Address { name, raft_addr, api_addr }): (&u64, &Address)| {
-            (*id, AddressV1 { name: name.clone(), raft_addr: raft_addr.clone(), api_addr: api_addr.clone() })
+        let address = |(id, address): (&u64, &Address)| {
+            let Address { name, raft_addr, api_addr, domain, lineage, is_seated, replaces } = address.clone();
+            (*id, AddressV2 { name, raft_addr, api_addr, domain, lineage, is_seated, replaces })
         };
         Self { configs: membership.get_joint_config().clone(), members: membership.nodes().map(address).collect() }
     }
 }
 
-impl MembershipV1 {
+impl MembershipV2 {
     fn into_membership(self) -> Result<Membership, FrameError> {
         let Self { configs, members } = self;
-        if configs.is_empty() && members.is_empty() {
-            return Ok(Membership::default());
-        }
-        let address = |(id, AddressV1 { name, raft_addr, api_addr })| (id, Address { name, raft_addr, api_addr });
-        let members: BTreeMap<u64, Address> = members.into_iter().map(address).collect();
-        Membership::new(configs, members)
-            .map_err(|error| FrameError::Body { kind: kind::ENTRY, reason: format!("no membership: {error}") })
+        let address = |(id, AddressV2 { name, raft_addr, api_addr, domain, lineage, is_seated, replaces })| {
+            (id, Address { name, raft_addr, api_addr, domain, lineage, is_seated, replaces })
+        };
+        joined(configs, members.into_iter().map(address).collect())
     }
+}
+
+fn joined(configs: Vec<BTreeSet<u64>>, members: BTreeMap<u64, Address>) -> Result<Membership, FrameError> {
+    if configs.is_empty() && members.is_empty() {
+        return Ok(Membership::default());
+    }
+    Membership::new(configs, members)
+        .map_err(|error| FrameError::Body { kind: kind::ENTRY, reason: format!("no membership: {error}") })
 }
 
 /// The record of a log entry.
@@ -159,20 +211,38 @@ pub(crate) fn encode_entry(entry: &LogEntry) -> Result<Vec<u8>, FrameError> {
     let payload = match &entry.payload {
         EntryPayload::Blank => PayloadV1::Blank,
         EntryPayload::Normal(Payload(bytes)) => PayloadV1::Normal(bytes.clone()),
-        EntryPayload::Membership(membership) => PayloadV1::Membership(membership.into()),
+        EntryPayload::Membership(membership) => {
+            let value = MembershipEntryV2 { id: entry.log_id.into(), membership: membership.into() };
+            return berth_frame::encode_value(kind::ENTRY, MEMBERSHIP_VERSION, &value);
+        }
     };
     berth_frame::encode_value(kind::ENTRY, VERSION, &EntryV1 { id: entry.log_id.into(), payload })
 }
 
 /// The log entry of a record.
 pub(crate) fn decode_entry(bytes: &[u8]) -> Result<LogEntry, FrameError> {
-    let EntryV1 { id, payload } = berth_frame::decode_value(kind::ENTRY, VERSION, bytes)?;
-    let payload: LogPayload = match payload {
-        PayloadV1::Blank => EntryPayload::Blank,
-        PayloadV1::Normal(bytes) => EntryPayload::Normal(Payload(bytes)),
-        PayloadV1::Membership(membership) => EntryPayload::Membership(membership.into_membership()?),
-    };
-    Ok(LogEntry { log_id: id.into(), payload })
+    let Record { header, body, rest } = berth_frame::decode(bytes)?;
+    if !rest.is_empty() {
+        return Err(FrameError::Trailing { extra: rest.len() });
+    }
+    match (header.kind, header.version) {
+        (kind::ENTRY, VERSION) => {
+            let EntryV1 { id, payload } = berth_frame::decode_body(kind::ENTRY, body)?;
+            let payload: LogPayload = match payload {
+                PayloadV1::Blank => EntryPayload::Blank,
+                PayloadV1::Normal(bytes) => EntryPayload::Normal(Payload(bytes)),
+                PayloadV1::Membership(membership) => EntryPayload::Membership(membership.into_membership()?),
+            };
+            Ok(LogEntry { log_id: id.into(), payload })
+        }
+        (kind::ENTRY, MEMBERSHIP_VERSION) => {
+            let MembershipEntryV2 { id, membership } = berth_frame::decode_body(kind::ENTRY, body)?;
+            Ok(LogEntry { log_id: id.into(), payload: EntryPayload::Membership(membership.into_membership()?) })
+        }
+        (kind, version) => {
+            Err(FrameError::Unknown { kind, version, expected_kind: kind::ENTRY, expected_version: VERSION })
+        }
+    }
 }
 
 /// The record of a log id under one of the kinds that hold one.
@@ -195,24 +265,37 @@ pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, FrameError> {
     Ok(berth_frame::decode_value::<VoteV1>(kind::VOTE, VERSION, bytes)?.into())
 }
 
-impl From<&SnapshotMeta> for SnapshotHeaderV1 {
-    fn from(meta: &SnapshotMeta) -> Self {
-        Self {
-            last: meta.last_log_id.map(Into::into),
-            membership_at: meta.last_membership.log_id().map(Into::into),
-            membership: meta.last_membership.membership().into(),
-        }
-    }
+/// The first record of a snapshot file.
+pub(crate) fn encode_snapshot_header(meta: &SnapshotMeta) -> Result<Vec<u8>, FrameError> {
+    let header = SnapshotHeaderV2 {
+        last: meta.last_log_id.map(Into::into),
+        membership_at: meta.last_membership.log_id().map(Into::into),
+        membership: meta.last_membership.membership().into(),
+    };
+    berth_frame::encode_value(kind::SNAPSHOT_HEADER, MEMBERSHIP_VERSION, &header)
 }
 
-impl SnapshotHeaderV1 {
-    pub(crate) fn into_meta(self) -> Result<SnapshotMeta, FrameError> {
-        let Self { last, membership_at, membership } = self;
-        Ok(SnapshotMeta {
-            last_log_id: last.map(Into::into),
-            last_membership: StoredMembership::new(membership_at.map(Into::into), membership.into_membership()?),
-        })
-    }
+/// What a snapshot covers, from the record that [`berth_frame::decode`] found.
+pub(crate) fn decode_snapshot_header(record: &Record<'_>) -> Result<SnapshotMeta, FrameError> {
+    let Record { header: Header { kind, version, length: _ }, body, rest: _ } = *record;
+    let (last, membership_at, membership) = match (kind, version) {
+        (kind::SNAPSHOT_HEADER, VERSION) => {
+            let SnapshotHeaderV1 { last, membership_at, membership } = berth_frame::decode_body(kind, body)?;
+            (last, membership_at, membership.into_membership()?)
+        }
+        (kind::SNAPSHOT_HEADER, MEMBERSHIP_VERSION) => {
+            let SnapshotHeaderV2 { last, membership_at, membership } = berth_frame::decode_body(kind, body)?;
+            (last, membership_at, membership.into_membership()?)
+        }
+        (kind, version) => {
+            let (expected_kind, expected_version) = (kind::SNAPSHOT_HEADER, MEMBERSHIP_VERSION);
+            return Err(FrameError::Unknown { kind, version, expected_kind, expected_version });
+        }
+    };
+    Ok(SnapshotMeta {
+        last_log_id: last.map(Into::into),
+        last_membership: StoredMembership::new(membership_at.map(Into::into), membership),
+    })
 }
 
 /// A payload as one byte string: the same postcard layout as a sequence of bytes, without a call per byte.
@@ -258,6 +341,10 @@ mod tests {
             name: name.to_owned(),
             raft_addr: format!("{name}:1"),
             api_addr: format!("{name}:2"),
+            domain: "d".to_owned(),
+            lineage: 300,
+            is_seated: true,
+            replaces: Some(5),
         };
         Membership::new(vec![BTreeSet::from([1, 2])], BTreeMap::from([(1, address("a")), (2, address("b"))])).unwrap()
     }
@@ -269,11 +356,6 @@ mod tests {
         assert_eq!(normal[HEADER_BYTES..], [3, 0xac, 2, 1, 3, b'x', b'y', b'z']);
         let blank = encode_entry(&entry(EntryPayload::Blank)).unwrap();
         assert_eq!(blank[HEADER_BYTES..], [3, 0xac, 2, 0]);
-        let members = encode_entry(&entry(EntryPayload::Membership(membership()))).unwrap();
-        assert_eq!(
-            members[HEADER_BYTES..],
-            *b"\x03\xac\x02\x02\x01\x02\x01\x02\x02\x01\x01a\x03a:1\x03a:2\x02\x01b\x03b:1\x03b:2"
-        );
         let vote = encode_vote(Vote::new_committed(7, 2)).unwrap();
         assert_eq!(vote[4..6], [0x02, 0x01]);
         assert_eq!(vote[HEADER_BYTES..], [7, 2, 1]);
@@ -285,6 +367,52 @@ mod tests {
         let end = SnapshotEndV1 { chunks: 2, bytes: 200, crc32: 1 };
         let end = berth_frame::encode_value(kind::SNAPSHOT_END, VERSION, &end).unwrap();
         assert_eq!(end[HEADER_BYTES..], [2, 0xc8, 1, 1]);
+    }
+
+    /// The membership as version 1 knew it: names and addresses only.
+    fn old_membership() -> Membership {
+        let address = |(id, Address { name, raft_addr, api_addr, .. }): (&u64, &Address)| {
+            let (name, raft_addr, api_addr) = (name.clone(), raft_addr.clone(), api_addr.clone());
+            (*id, Address { name, raft_addr, api_addr, ..Address::default() })
+        };
+        let membership = membership();
+        let nodes: BTreeMap<_, _> = membership.nodes().map(address).collect();
+        Membership::new(membership.get_joint_config().clone(), nodes).unwrap()
+    }
+
+    const MEMBERS_V1: &[u8] = b"\x01\x02\x01\x02\x02\x01\x01a\x03a:1\x03a:2\x02\x01b\x03b:1\x03b:2";
+    const MEMBERS_V2: &[u8] = b"\x01\x02\x01\x02\x02\
+        \x01\x01a\x03a:1\x03a:2\x01d\xac\x02\x01\x01\x05\
+        \x02\x01b\x03b:1\x03b:2\x01d\xac\x02\x01\x01\x05";
+
+    #[test]
+    fn the_bytes_of_version_2_records_are_these() {
+        let members = encode_entry(&entry(EntryPayload::Membership(membership()))).unwrap();
+        assert_eq!(members[..8], *b"BRTH\x01\x01\x02\x00");
+        assert_eq!(members[HEADER_BYTES..], [b"\x03\xac\x02", MEMBERS_V2].concat());
+        let header = encode_snapshot_header(&meta(membership())).unwrap();
+        assert_eq!(header[..8], *b"BRTH\x10\x01\x02\x00");
+        assert_eq!(header[HEADER_BYTES..], [b"\x01\x02\x09\x01\x01\x01", MEMBERS_V2].concat());
+    }
+
+    #[test]
+    fn memberships_of_version_1_are_still_read() {
+        let members = [b"\x03\xac\x02\x02", MEMBERS_V1].concat();
+        let members = berth_frame::encode(kind::ENTRY, 1, &members).unwrap();
+        assert_eq!(decode_entry(&members).unwrap(), entry(EntryPayload::Membership(old_membership())));
+        let header = [b"\x01\x02\x09\x01\x01\x01", MEMBERS_V1].concat();
+        let header = berth_frame::encode(kind::SNAPSHOT_HEADER, 1, &header).unwrap();
+        let header = decode_snapshot_header(&berth_frame::decode(&header).unwrap());
+        assert_eq!(header.unwrap(), meta(old_membership()));
+        let unknown = berth_frame::encode(kind::ENTRY, 3, b"").unwrap();
+        assert!(matches!(decode_entry(&unknown), Err(FrameError::Unknown { version: 3, .. })));
+    }
+
+    fn meta(membership: Membership) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: Some(log_id(2, 9)),
+            last_membership: StoredMembership::new(Some(log_id(1, 1)), membership),
+        }
     }
 
     #[test]
@@ -302,10 +430,7 @@ mod tests {
         for vote in [Vote::new(1, 2), Vote::new_committed(3, 4)] {
             assert_eq!(decode_vote(&encode_vote(vote).unwrap()).unwrap(), vote);
         }
-        let meta = SnapshotMeta {
-            last_log_id: Some(log_id(2, 9)),
-            last_membership: StoredMembership::new(Some(log_id(1, 1)), membership()),
-        };
-        assert_eq!(SnapshotHeaderV1::from(&meta).into_meta().unwrap(), meta);
+        let header = encode_snapshot_header(&meta(membership())).unwrap();
+        assert_eq!(decode_snapshot_header(&berth_frame::decode(&header).unwrap()).unwrap(), meta(membership()));
     }
 }

@@ -43,12 +43,14 @@ impl StateMachine for Counter {
         self.0
     }
 
-    fn encode(snapshot: &u64) -> Result<Vec<u8>, BoxError> {
-        Ok(snapshot.to_le_bytes().to_vec())
+    fn write(snapshot: &u64, out: &mut dyn io::Write) -> Result<(), BoxError> {
+        Ok(out.write_all(&snapshot.to_le_bytes())?)
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
-        self.0 = u64::from_le_bytes(bytes.try_into()?);
+    fn restore(&mut self, from: &mut dyn io::Read) -> Result<(), BoxError> {
+        let mut bytes = [0; 8];
+        from.read_exact(&mut bytes)?;
+        self.0 = u64::from_le_bytes(bytes);
         Ok(())
     }
 }
@@ -66,7 +68,7 @@ impl StoreBuilder<Types, LogStore, Machine, (TempDir, Closer)> for Builder {
 
 fn open(root: &Path) -> (LogStore, Closer, SnapshotStore) {
     let Directory { engine, tail, snapshots, lock, .. } = directory::open(root, 1).unwrap();
-    let (snapshots, _) = SnapshotStore::open(&snapshots).unwrap();
+    let snapshots = SnapshotStore::open(&snapshots).unwrap();
     let (store, closer) = LogStore::start(engine, tail, Box::new(lock)).unwrap();
     (store, closer, snapshots)
 }

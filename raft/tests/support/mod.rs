@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use berth_raft::{
     BoxError, Bytes, Entry, Handle, Io, Leadership, Links, Member, OpenError, Options, PeerIo, ProposeError,
-    SnapshotPolicy, StateMachine,
+    ReadMode, SnapshotPolicy, StateMachine,
 };
 use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
@@ -55,12 +55,12 @@ impl StateMachine for Journal {
         Arc::clone(&self.0.lock().unwrap())
     }
 
-    fn encode(snapshot: &Self::Snapshot) -> Result<Vec<u8>, BoxError> {
-        Ok(snapshot.join("\n").into_bytes())
+    fn write(snapshot: &Self::Snapshot, out: &mut dyn io::Write) -> Result<(), BoxError> {
+        Ok(out.write_all(snapshot.join("\n").as_bytes())?)
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
-        let text = String::from_utf8(bytes.to_vec())?;
+    fn restore(&mut self, from: &mut dyn io::Read) -> Result<(), BoxError> {
+        let text = io::read_to_string(from)?;
         *self.0.lock().unwrap() = Arc::new(text.split('\n').map(str::to_owned).collect());
         Ok(())
     }
@@ -157,6 +157,7 @@ impl Cluster {
                 name: format!("member-{id}"),
                 raft_addr: format!("raft-{id}"),
                 api_addr: format!("api-{id}"),
+                domain: String::new(),
             })
             .collect();
         Self {
@@ -339,7 +340,7 @@ pub async fn stop_all(nodes: impl IntoIterator<Item = Node>) {
 
 pub async fn same_everywhere(nodes: &[&Node], expected: &[String]) {
     for node in nodes {
-        node.handle.read_barrier(PATIENCE).await.unwrap();
+        node.handle.read_barrier(ReadMode::Index, PATIENCE).await.unwrap();
         assert_eq!(node.machine.seen(), expected, "member {}", node.id);
     }
 }
