@@ -175,12 +175,21 @@ impl SnapshotStore {
         if found != *meta {
             return Err(invalid(format!("the snapshot {path} covers something else than announced")));
         }
-        if received.is_incoming {
-            self.adopt(meta, &received.path)?;
-            return SnapshotFile::open(self.directory.join(name(meta.last_log_id)), false);
+        let is_here = received.path.starts_with(&self.directory);
+        if is_here && !received.is_incoming {
+            return Ok(received.clone());
         }
-        // It is our own already.
-        Ok(received.clone())
+        let aside = if is_here { received.path.clone() } else { self.copy(received)? };
+        self.adopt(meta, &aside)?;
+        SnapshotFile::open(self.directory.join(name(meta.last_log_id)), false)
+    }
+
+    fn copy(&self, other: &SnapshotFile) -> io::Result<PathBuf> {
+        let aside = self.aside("copy");
+        let mut file = File::create(&aside)?;
+        io::copy(&mut At { file: Arc::clone(&other.file), offset: 0 }, &mut file)?;
+        file.sync_all()?;
+        Ok(aside)
     }
 
     /// A file that bytes from another member go to. Blocks.

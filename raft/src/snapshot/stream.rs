@@ -9,9 +9,7 @@ use berth_frame::{FrameError, HEADER_BYTES, Header, Record};
 
 use super::At;
 use crate::machine::BoxError;
-use crate::store::record::{
-    SnapshotEndV1, VERSION, decode_snapshot_header, encode_snapshot_header, kind,
-};
+use crate::store::record::{SnapshotEndV1, VERSION, decode_snapshot_header, encode_snapshot_header, kind};
 use crate::types::SnapshotMeta;
 
 /// Bytes of state in one record: small enough that a damaged one is found before much is read, large enough to cost nothing.

@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_raft::{
-    BoxError, Bytes, Entry, Handle, Io, Leadership, Links, Member, OpenError, Options, PeerIo, ProposeError,
-    ReadMode, SnapshotPolicy, StateMachine,
+    BoxError, Bytes, Entry, Handle, Io, Leadership, Links, Member, OpenError, Options, PeerIo, ProposeError, ReadMode,
+    SnapshotPolicy, StateMachine,
 };
 use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};

@@ -1,11 +1,12 @@
 //! The replicated log as a subject: one member, alone in its cluster, with several proposers at the same time.
 
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use berth_raft::{BoxError, Bytes, Entry, Handle, Io, Links, Member, Options, SnapshotPolicy, StateMachine};
+use berth_raft::{BoxError, Bytes, Entry, Handle, Io, Links, Member, Options, ReadMode, SnapshotPolicy, StateMachine};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::runtime::Runtime;
@@ -58,14 +59,16 @@ impl StateMachine for Lanes {
         self.seen()
     }
 
-    fn encode(snapshot: &Seen) -> Result<Vec<u8>, BoxError> {
+    fn write(snapshot: &Seen, out: &mut dyn io::Write) -> Result<(), BoxError> {
         match &snapshot.wrong {
             Some(wrong) => Err(wrong.clone().into()),
-            None => Ok(snapshot.last.iter().flat_map(|last| last.to_le_bytes()).collect()),
+            None => Ok(snapshot.last.iter().try_for_each(|last| out.write_all(&last.to_le_bytes()))?),
         }
     }
 
-    fn restore(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+    fn restore(&mut self, from: &mut dyn io::Read) -> Result<(), BoxError> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
         let (numbers, rest) = bytes.as_chunks::<8>();
         let numbers: Vec<u64> = numbers.iter().copied().map(u64::from_le_bytes).collect();
         let last = numbers.try_into().map_err(|_| "a snapshot of another shape")?;
@@ -116,7 +119,7 @@ async fn open(folder: &Path) -> anyhow::Result<(Handle, Lanes)> {
     // Often enough that the power goes during a compaction too.
     options.snapshots = SnapshotPolicy { entries_between: 500, entries_kept: 100 };
     let (handle, _service) = berth_raft::open(options, lanes.clone()).await?;
-    handle.read_barrier(PATIENCE).await.context("the member does not lead itself")?;
+    handle.read_barrier(ReadMode::Index, PATIENCE).await.context("the member does not lead itself")?;
     Ok((handle, lanes))
 }
 
