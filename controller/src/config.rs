@@ -13,6 +13,10 @@ use serde::Deserialize;
 pub struct Config {
     /// This member's name, which its certificate must carry.
     pub name: Name,
+    /// This member's number. Needed where there is no `bootstrap`: in a member that joined a cluster that runs.
+    pub id: Option<u64>,
+    /// The cluster's identity, as in its certificates. Needed where there is no `bootstrap`.
+    pub cluster: Option<ClusterId>,
     /// Where log, snapshots and vote are kept.
     pub data_dir: PathBuf,
     /// Where operators and hosts are answered, `address:port`.
@@ -23,12 +27,15 @@ pub struct Config {
     pub api_address: Option<String>,
     /// What others are told instead of `raft_listen`.
     pub raft_address: Option<String>,
+    /// Where metrics are read, `address:port`; not served if this is missing.
+    pub metrics_listen: Option<String>,
     /// The key that opens secrets; a file that only its owner may read.
     pub sealing_key: PathBuf,
     /// This member's certificate.
     pub tls: Tls,
-    /// The cluster as it begins; read only while `data_dir` is empty, except for its id.
-    pub bootstrap: Bootstrap,
+    /// The cluster as it begins; read only while `data_dir` is empty. From then on the members and their addresses are
+    /// in the replicated state, whatever stands here. Missing in a member that joined a cluster that runs.
+    pub bootstrap: Option<Bootstrap>,
 }
 
 /// Where the certificate is.
@@ -65,6 +72,9 @@ pub struct BootstrapMember {
     pub api: String,
     /// Where it answers other members.
     pub raft: String,
+    /// What it shares the fate of: a rack, a room, a machine.
+    #[serde(default)]
+    pub domain: String,
 }
 
 impl Config {
@@ -77,7 +87,14 @@ impl Config {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let members = &self.bootstrap.members;
+        let Some(bootstrap) = &self.bootstrap else {
+            ensure!(
+                self.id.is_some_and(|id| id != 0) && self.cluster.is_some(),
+                "without [bootstrap] the file must say `id` and `cluster`, as 'berth-controller join' writes them"
+            );
+            return Ok(());
+        };
+        let members = &bootstrap.members;
         ensure!(!members.is_empty(), "bootstrap.members is empty; name at least this controller");
         for (at, member) in members.iter().enumerate() {
             ensure!(member.id != 0, "bootstrap.members[{at}].id is 0; ids begin at 1");
@@ -87,6 +104,18 @@ impl Config {
         let Some(own) = members.iter().find(|member| member.name == self.name) else {
             bail!("bootstrap.members does not name {:?}; add it, with the same list on each member", self.name);
         };
+        ensure!(
+            self.id.is_none_or(|id| id == own.id),
+            "bootstrap.members says that {:?} has id {}, this file says {}",
+            self.name,
+            own.id,
+            self.id.unwrap_or_default()
+        );
+        ensure!(
+            self.cluster.is_none_or(|cluster| cluster == bootstrap.cluster),
+            "bootstrap.cluster is {}, `cluster` says another",
+            bootstrap.cluster
+        );
         let (api, raft) = (self.api_address(), self.raft_address());
         ensure!(
             own.api == api,
@@ -115,11 +144,18 @@ impl Config {
 
     /// This member's number.
     pub fn id(&self) -> u64 {
-        let own = self.bootstrap.members.iter().find(|member| member.name == self.name);
-        own.expect("checked when the file was read").id
+        let members = self.bootstrap.iter().flat_map(|bootstrap| &bootstrap.members);
+        let own = members.into_iter().find(|member| member.name == self.name).map(|member| member.id);
+        self.id.or(own).expect("checked when the file was read")
     }
 
-    /// The members as the cluster begins.
+    /// The cluster's identity.
+    pub fn cluster(&self) -> ClusterId {
+        let first = self.bootstrap.as_ref().map(|bootstrap| bootstrap.cluster);
+        self.cluster.or(first).expect("checked when the file was read")
+    }
+
+    /// The members as the cluster begins; none for a member that joins.
     pub fn members(&self) -> Vec<Member> {
         let member = |member: &BootstrapMember| Member {
             id: member.id,
@@ -128,7 +164,7 @@ impl Config {
             api_addr: member.api.clone(),
             domain: String::new(),
         };
-        self.bootstrap.members.iter().map(member).collect()
+        self.bootstrap.iter().flat_map(|bootstrap| &bootstrap.members).map(member).collect()
     }
 }
 
@@ -175,5 +211,18 @@ mod tests {
         assert!(problem(&GOOD.replace("sealing_key", "sealing_kee")).contains("sealing_kee"));
         assert!(problem(&GOOD.replace("id = 1", "id = 0")).contains("ids begin at 1"));
         assert!(problem(&GOOD.replace("api = \"10.0.0.1", "api = \"10.0.0.9")).contains("10.0.0.9"));
+        assert!(problem(&format!("id = 2\n{GOOD}")).contains("has id 1, this file says 2"));
+        assert!(problem(&format!("cluster = \"other\"\n{GOOD}")).contains("says another"));
+    }
+
+    #[test]
+    fn a_member_that_joins_has_its_id_and_no_first_members() {
+        let without = GOOD.split_once("[bootstrap]").unwrap().0;
+        assert!(problem(without).contains("`id` and `cluster`"));
+        assert!(problem(&format!("id = 0\ncluster = \"lab\"\n{without}")).contains("`id` and `cluster`"));
+        let config: Config = toml::from_str(&format!("id = 7\ncluster = \"lab\"\n{without}")).unwrap();
+        config.check().unwrap();
+        assert_eq!((config.id(), config.cluster().to_string()), (7, "lab".to_owned()));
+        assert!(config.members().is_empty());
     }
 }

@@ -6,6 +6,7 @@
 pub mod config;
 mod consensus;
 mod environment;
+pub mod formation;
 mod grpc;
 mod links;
 mod machine;

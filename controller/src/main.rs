@@ -1,15 +1,20 @@
 //! `berth-controller`: one member of the replicated controller.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use berth_controller::config::Config;
-use clap::Parser;
+use berth_controller::formation::{Init, Join};
+use clap::{Parser, Subcommand};
 
 /// One member of Berth's replicated controller.
 #[derive(Parser)]
-#[command(name = "berth-controller", version = env!("CARGO_PKG_VERSION"))]
+#[command(name = "berth-controller", version = env!("CARGO_PKG_VERSION"), args_conflicts_with_subcommands = true)]
 struct Arguments {
+    /// Without one, the member runs.
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The configuration.
     #[arg(long, default_value = "/etc/berth/controller.toml")]
     config: PathBuf,
@@ -24,11 +29,36 @@ struct Arguments {
     log: String,
 }
 
+/// What to do instead of running.
+#[derive(Subcommand)]
+enum Command {
+    Init(Init),
+    Join(Join),
+}
+
+impl Command {
+    fn run(&self) -> anyhow::Result<String> {
+        match self {
+            Self::Init(init) => init.run(),
+            Self::Join(join) => join.run(),
+        }
+    }
+}
+
 /// The exit code for a configuration that cannot work (EX_USAGE of sysexits.h).
 const BAD_CONFIGURATION: u8 = 64;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(command) = &arguments.command {
+        return match command.run() {
+            Ok(told) => {
+                tell(&told);
+                ExitCode::SUCCESS
+            }
+            Err(error) => complain(&error, 1),
+        };
+    }
     if let Err(error) = berth_telemetry::init(arguments.log_format, &arguments.log) {
         return complain(&error.into(), BAD_CONFIGURATION);
     }
@@ -47,6 +77,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, 1),
     }
+}
+
+/// Says what was done. A closed pipe is nobody's concern here.
+fn tell(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Says why the program cannot go on, with the whole chain of causes.

@@ -43,7 +43,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let raft_served = tokio::spawn(service.run(incoming(members), raft_stop.clone().cancelled_owned()));
 
     let control = Control::new(Arc::new(Log::new(log.clone())), Arc::new(Clock), Arc::new(FileKey(key)), views);
-    let leading = tokio::spawn(leader::run(control.clone(), config.bootstrap.cluster));
+    let leading = tokio::spawn(leader::run(control.clone(), config.cluster()));
 
     let clients = berth_pki::accept(api, credentials.server_config(Allow::AnyRole), Limits::default());
     let shared = grpc::Shared {
@@ -104,10 +104,10 @@ fn credentials(config: &Config) -> anyhow::Result<Credentials> {
         config.name
     );
     anyhow::ensure!(
-        identity.cluster() == config.bootstrap.cluster.to_string(),
+        identity.cluster() == config.cluster().to_string(),
         "the certificate is of cluster {:?}, the configuration says {:?}",
         identity.cluster(),
-        config.bootstrap.cluster
+        config.cluster()
     );
     Ok(credentials)
 }

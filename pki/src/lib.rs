@@ -13,8 +13,10 @@
 //! | call | [`Credentials::client_config`], [`connect()`], [`explain`] |
 //! | sign and check one-minute tickets | [`ticket::sign`], [`ticket::Gate`] |
 //! | keep secrets encrypted | [`SealingKey`] |
+//! | carry a controller's place and keys to its machine | [`Bundle`] |
 
 mod accept;
+pub mod bundle;
 mod ca;
 mod connect;
 mod files;
@@ -26,6 +28,7 @@ mod tls;
 mod trust;
 
 pub use accept::{Accepted, Incoming, Limits, accept};
+pub use bundle::{Bundle, BundleError, Seat};
 pub use ca::{Authority, AuthorityError, AuthorityPem, Issued, San, Validity};
 pub use connect::{ConnectError, connect};
 pub use files::{FileError, read_private, write_private, write_public};
