@@ -162,7 +162,7 @@ impl Config {
             name: member.name.to_string(),
             raft_addr: member.raft.clone(),
             api_addr: member.api.clone(),
-            domain: String::new(),
+            domain: member.domain.clone(),
         };
         self.bootstrap.iter().flat_map(|bootstrap| &bootstrap.members).map(member).collect()
     }

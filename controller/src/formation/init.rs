@@ -1,5 +1,6 @@
 //! `berth-controller init`: a new cluster's id, authority, keys and members.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::SystemTime;
@@ -63,6 +64,7 @@ pub struct Init {
     /// The operator's name, for whom a certificate and a configuration of `berth` are made.
     #[arg(long, value_name = "NAME", default_value = "admin")]
     pub operator: Name,
+    /// Where this controller's files go.
     #[command(flatten)]
     pub place: Place,
 }
@@ -115,12 +117,13 @@ impl Init {
             } else {
                 let path = bundles.join(format!("{}.bundle", seat.name));
                 bundle.save(&path)?;
-                told.push_str(&format!(
-                    "{}: carry {} there, then 'berth-controller join {}.bundle'\n",
+                let _ = writeln!(
+                    told,
+                    "{}: carry {} there, then 'berth-controller join {}.bundle'",
                     seat.name,
                     path.display(),
                     seat.name
-                ));
+                );
             }
         }
         let endpoints: Vec<&str> = seats.iter().map(|seat| seat.api.as_str()).collect();
@@ -129,14 +132,15 @@ impl Init {
         client(&home.join("scraper"), &issue(Role::Scraper, "metrics", &[])?, None)?;
 
         if let Some(config) = installed {
-            told.push_str(&format!("{}: start it: berth-controller --config {}\n", self.name, config.display()));
+            let _ = writeln!(told, "{}: start it: berth-controller --config {}", self.name, config.display());
         }
-        told.push_str(&format!(
+        let _ = write!(
+            told,
             "The operator's access: export BERTH_CONFIG={}\n\
              The authority, {}, issues every certificate of this cluster: keep a copy in a safe place, and keep it secret.\n",
             operator.join("config.yaml").display(),
             home.join("authority").display()
-        ));
+        );
         Ok(told)
     }
 

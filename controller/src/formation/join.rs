@@ -20,6 +20,7 @@ pub struct Join {
     /// The cluster's sealing key, if the bundle does not hold it.
     #[arg(long, value_name = "FILE")]
     pub sealing_key: Option<PathBuf>,
+    /// Where this controller's files go.
     #[command(flatten)]
     pub place: Place,
 }
