@@ -20,9 +20,12 @@ mod machine;
 mod net;
 mod open;
 mod options;
+mod runtime;
 mod snapshot;
 mod status;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod types;
 
 pub use bytes::Bytes;

@@ -1,6 +1,7 @@
 //! Puts a member together: directory, log, state machine, consensus and transport.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -19,7 +20,8 @@ use crate::options::{MAX_PAYLOAD_BYTES, Options};
 use crate::snapshot::SnapshotStore;
 use crate::store::directory::{self, Directory};
 use crate::store::engine::Engine;
-use crate::store::log::LogStore;
+use crate::store::log::{Closer, LogStore};
+use crate::store::tail::Tail;
 use crate::types::{Address, Raft, Snapshot, SnapshotMeta};
 
 /// Entries in one message to a follower at most; their bytes are bounded besides.
@@ -46,8 +48,7 @@ async fn open_on<M: StateMachine>(
     wrap: impl FnOnce(Arc<dyn Engine>) -> Arc<dyn Engine>,
 ) -> Result<(Handle, Service), OpenError> {
     check(&options)?;
-    let config = config(&options)?;
-    let Options { id, data_dir, bootstrap, links, timing, snapshots: _, max_payload_bytes } = options.clone();
+    let (id, data_dir) = (options.id, options.data_dir.clone());
     let start_failed = |reason: String| OpenError::Start { id, reason };
     let opening = tokio::task::spawn_blocking(move || load(&data_dir, id, Box::new(state_machine)));
     let Opened { directory, machine, snapshots, meta } =
@@ -57,6 +58,25 @@ async fn open_on<M: StateMachine>(
     let Directory { engine, tail, lock, .. } = directory;
     let (log, closer) =
         LogStore::start(wrap(engine), tail, Box::new(lock)).map_err(|error| start_failed(error.to_string()))?;
+    join(&options, Loaded { machine, snapshots, log, closer, is_pristine }).await
+}
+
+/// A member's own half, before it speaks to anyone.
+pub(crate) struct Loaded {
+    pub(crate) machine: Machine,
+    pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) log: LogStore,
+    pub(crate) closer: Closer,
+    /// Whether nothing has ever been stored.
+    pub(crate) is_pristine: bool,
+}
+
+/// Starts to take part with what was loaded.
+pub(crate) async fn join(options: &Options, loaded: Loaded) -> Result<(Handle, Service), OpenError> {
+    let config = config(options)?;
+    let Options { id, data_dir: _, bootstrap, links, timing, snapshots: _, max_payload_bytes } = options.clone();
+    let Loaded { machine, snapshots, log, closer, is_pristine } = loaded;
+    let start_failed = |reason: String| OpenError::Start { id, reason };
     let peers = Arc::new(Peers::new(links));
     let factory = Factory { peers: Arc::clone(&peers) };
     let raft = Raft::new(id, Arc::new(config), factory, log, machine)
@@ -95,11 +115,24 @@ struct Opened {
     meta: Option<SnapshotMeta>,
 }
 
-fn load(data_dir: &std::path::Path, id: u64, mut machine: Box<dyn AnyMachine>) -> Result<Opened, OpenError> {
+fn load(data_dir: &Path, id: u64, mut machine: Box<dyn AnyMachine>) -> Result<Opened, OpenError> {
     let directory = directory::open(data_dir, id)?;
-    let snapshots = SnapshotStore::open(&directory.snapshots)?;
-    let current = snapshots.current();
-    directory::check_snapshot(&directory, current.as_ref().and_then(|current| current.meta.last_log_id))?;
+    let Directory { tail, snapshots, database_file, .. } = &directory;
+    let (snapshots, meta) = restore(tail, snapshots, database_file, machine.as_mut())?;
+    Ok(Opened { directory, machine, snapshots: Arc::new(snapshots), meta })
+}
+
+/// Gives the machine the state of the newest snapshot, which must meet the log.
+pub(crate) fn restore(
+    tail: &Tail,
+    snapshots: &Path,
+    database_file: &Path,
+    machine: &mut dyn AnyMachine,
+) -> Result<(SnapshotStore, Option<SnapshotMeta>), OpenError> {
+    let store = SnapshotStore::open(snapshots)?;
+    let current = store.current();
+    let last = current.as_ref().and_then(|current| current.meta.last_log_id);
+    directory::check_snapshot(tail, snapshots, database_file, last)?;
     let meta = match current {
         Some(Snapshot { meta, snapshot: file }) => {
             file.restore(|from| machine.restore(from))
@@ -108,10 +141,10 @@ fn load(data_dir: &std::path::Path, id: u64, mut machine: Box<dyn AnyMachine>) -
         }
         None => None,
     };
-    Ok(Opened { directory, machine, snapshots: Arc::new(snapshots), meta })
+    Ok((store, meta))
 }
 
-fn check(options: &Options) -> Result<(), OpenError> {
+pub(crate) fn check(options: &Options) -> Result<(), OpenError> {
     let Options { id, bootstrap, max_payload_bytes, .. } = options;
     let wrong = |reason: String| Err(OpenError::Options { id: *id, reason });
     if !bootstrap.is_empty() && bootstrap.iter().all(|member| member.id != *id) {

@@ -218,7 +218,7 @@ fn check_identity(engine: &Sled, member: u64, file: &Path) -> Result<bool, OpenE
 }
 
 /// Reads and checks every record.
-fn load(engine: &dyn Engine, file: &Path) -> Result<Tail, OpenError> {
+pub(crate) fn load(engine: &dyn Engine, file: &Path) -> Result<Tail, OpenError> {
     let reading = failed("read", file);
     let get = |key: &[u8]| {
         let mut found = None;
@@ -263,18 +263,23 @@ fn load(engine: &dyn Engine, file: &Path) -> Result<Tail, OpenError> {
 }
 
 /// Makes sure that snapshot and log meet: nothing that was committed or purged may be in neither.
-pub(crate) fn check_snapshot(directory: &Directory, snapshot: Option<LogId>) -> Result<(), OpenError> {
-    let Tail { purged, committed, last, .. } = &directory.tail;
+pub(crate) fn check_snapshot(
+    tail: &Tail,
+    snapshots: &Path,
+    database_file: &Path,
+    snapshot: Option<LogId>,
+) -> Result<(), OpenError> {
+    let Tail { purged, committed, last, .. } = tail;
     let index = |id: &Option<LogId>| id.map(|id| id.index);
     let covered = index(&snapshot);
     if *purged > snapshot {
         let reason =
             format!("the log was purged up to {:?}, but the newest snapshot covers {covered:?}", index(purged));
-        return Err(OpenError::Incomplete { file: directory.snapshots.clone(), reason });
+        return Err(OpenError::Incomplete { file: snapshots.to_owned(), reason });
     }
     if *committed > (*last).max(snapshot) {
         let reason = format!("the log ends at {:?}, although {:?} was committed", index(last), index(committed));
-        return Err(OpenError::Incomplete { file: directory.database_file.clone(), reason });
+        return Err(OpenError::Incomplete { file: database_file.to_owned(), reason });
     }
     Ok(())
 }

@@ -38,6 +38,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    fn new(engine: Arc<dyn Engine>, tail: Tail, guard: Box<dyn std::any::Any + Send>) -> Arc<Self> {
+        Arc::new(Self {
+            tail: Mutex::new(tail),
+            engine: RwLock::new(Some(engine)),
+            failure: Mutex::new(None),
+            guard: Mutex::new(Some(guard)),
+        })
+    }
+
     /// The end of the log. A panic elsewhere leaves it as good as it was: every change is made in one go.
     pub(crate) fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
@@ -166,12 +175,7 @@ impl LogStore {
         tail: Tail,
         guard: Box<dyn std::any::Any + Send>,
     ) -> io::Result<(Self, Closer)> {
-        let shared = Arc::new(Shared {
-            tail: Mutex::new(tail),
-            engine: RwLock::new(Some(engine)),
-            failure: Mutex::new(None),
-            guard: Mutex::new(Some(guard)),
-        });
+        let shared = Shared::new(engine, tail, guard);
         let (commands, receiver) = mpsc::channel(QUEUE);
         let writer_shared = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -179,6 +183,20 @@ impl LogStore {
             .spawn(move || writer::run(receiver, &writer_shared))?;
         let closer = Closer { commands: commands.clone(), thread: Some(thread) };
         Ok((Self { shared, commands }, closer))
+    }
+
+    /// [`start`](Self::start) with the writer as a task instead of a thread: a disk that takes simulated time.
+    #[cfg(feature = "testing")]
+    pub(crate) fn start_simulated(
+        engine: Arc<dyn Engine>,
+        tail: Tail,
+        pace: impl Fn() -> std::time::Duration + Send + 'static,
+    ) -> (Self, Closer) {
+        let shared = Shared::new(engine, tail, Box::new(()));
+        let (commands, receiver) = mpsc::channel(QUEUE);
+        tokio::spawn(writer::run_simulated(receiver, Arc::clone(&shared), pace));
+        let closer = Closer { commands: commands.clone(), thread: None };
+        (Self { shared, commands }, closer)
     }
 
     async fn send(&self, command: Command) -> io::Result<()> {
@@ -304,10 +322,13 @@ impl RaftLogStorage<Types> for LogStore {
     }
 }
 
-/// Runs blocking work away from the async workers.
+/// Runs blocking work away from the async workers; in a simulation in its place in the order of things.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    if crate::runtime::is_simulated() {
+        return work();
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => {

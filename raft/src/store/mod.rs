@@ -13,6 +13,8 @@ pub(crate) mod directory;
 pub(crate) mod engine;
 mod keys;
 pub(crate) mod log;
+#[cfg(feature = "testing")]
+pub(crate) mod memory;
 pub(crate) mod record;
 pub(crate) mod sled;
 pub(crate) mod tail;

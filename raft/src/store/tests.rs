@@ -27,7 +27,7 @@ use crate::apply::Machine;
 use crate::error::OpenError;
 use crate::machine::{BoxError, Entry, StateMachine};
 use crate::snapshot::SnapshotStore;
-use crate::types::{LogEntry, LogPayload, Payload, Types, Vote, log_id};
+use crate::types::{LogEntry, LogId, LogPayload, Payload, Types, Vote, log_id};
 
 /// A machine that counts.
 #[derive(Default)]
@@ -313,6 +313,10 @@ async fn a_damaged_record_is_refused_with_its_file_and_nothing_is_lost() {
     closer.close().await;
 }
 
+fn check_snapshot(directory: &Directory, snapshot: Option<LogId>) -> Result<(), OpenError> {
+    directory::check_snapshot(&directory.tail, &directory.snapshots, &directory.database_file, snapshot)
+}
+
 #[tokio::test]
 async fn what_is_missing_is_noticed() {
     let remove = |key: Vec<u8>| {
@@ -336,7 +340,7 @@ async fn what_is_missing_is_noticed() {
     let root = filled().await;
     tamper(root.path(), remove(keys::piece(9, 0)));
     let directory = directory::open(root.path(), 1).unwrap();
-    let error = directory::check_snapshot(&directory, None).unwrap_err();
+    let error = check_snapshot(&directory, None).unwrap_err();
     assert!(error.to_string().contains("the log ends at Some(8), although Some(9) was committed"), "{error}");
 }
 
@@ -347,8 +351,8 @@ async fn a_purged_log_without_its_snapshot_is_refused() {
     store.purge(log_id(2, 5)).await.unwrap();
     closer.close().await;
     let directory = directory::open(root.path(), 1).unwrap();
-    assert!(directory::check_snapshot(&directory, Some(log_id(2, 5))).is_ok());
-    let error = directory::check_snapshot(&directory, Some(log_id(2, 4))).unwrap_err();
+    assert!(check_snapshot(&directory, Some(log_id(2, 5))).is_ok());
+    let error = check_snapshot(&directory, Some(log_id(2, 4))).unwrap_err();
     assert!(error.to_string().contains("snapshots"), "{error}");
 }
 

@@ -61,15 +61,18 @@ impl Waiting {
     }
 }
 
-/// Writes until it is told to close, or until nobody can tell it anything any more. The last thing it does is to let go of
-/// the database, so that the directory can be opened again.
-pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
-    let mut closers = Vec::new();
-    while closers.is_empty()
-        && let Some(first) = commands.blocking_recv()
-    {
-        let mut changes = Vec::new();
-        let mut waiting = Vec::new();
+/// What is written together, and who waits for it.
+#[derive(Default)]
+struct Group {
+    changes: Vec<Change>,
+    waiting: Vec<Waiting>,
+    closers: Vec<oneshot::Sender<()>>,
+}
+
+impl Group {
+    /// Takes a command and whatever else has queued up.
+    fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Self {
+        let mut group = Self::default();
         let mut next = Some(first);
         while let Some(command) = next.take() {
             let (change, waits) = match command {
@@ -79,27 +82,82 @@ pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
                 Command::Truncate { from, done } => (Change::Truncate(from), Some(Waiting::Done(done))),
                 Command::Purge { upto, done } => (Change::Purge(upto), Some(Waiting::Done(done))),
                 Command::Close { done } => {
-                    closers.push(done);
+                    group.closers.push(done);
                     break;
                 }
             };
-            changes.push(change);
-            waiting.extend(waits);
-            if changes.len() < GROUP {
+            group.changes.push(change);
+            group.waiting.extend(waits);
+            if group.changes.len() < GROUP {
                 next = commands.try_recv().ok();
             }
         }
-        let result = shared.check().and_then(|()| {
-            let barrier = !waiting.is_empty() || !closers.is_empty();
-            store_guarded(shared, changes, barrier)
-        });
+        group
+    }
+
+    /// Whether anyone waits for the disk.
+    fn needs_barrier(&self) -> bool {
+        !self.waiting.is_empty() || !self.closers.is_empty()
+    }
+
+    /// Makes the changes visible.
+    fn write(&mut self, shared: &Shared) -> io::Result<Option<u64>> {
+        let changes = std::mem::take(&mut self.changes);
+        shared.check().and_then(|()| guarded(|| write(shared, changes)))
+    }
+
+    /// Waits for the disk if anyone else does, and answers who waits.
+    fn complete(self, shared: &Shared, written: io::Result<Option<u64>>) -> Vec<oneshot::Sender<()>> {
+        let barrier = self.needs_barrier();
+        let result = written.and_then(|written| guarded(|| finish(shared, written, barrier)));
         if let Err(error) = &result {
             shared.fail(error);
         }
-        for waits in waiting {
+        for waits in self.waiting {
             waits.complete(result.as_ref().copied().map_err(log::repeat));
         }
+        self.closers
     }
+}
+
+/// Writes until it is told to close, or until nobody can tell it anything any more. The last thing it does is to let go of
+/// the database, so that the directory can be opened again.
+pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
+    let mut closers = Vec::new();
+    while closers.is_empty()
+        && let Some(first) = commands.blocking_recv()
+    {
+        let mut group = Group::gather(first, &mut commands);
+        let written = group.write(shared);
+        closers = group.complete(shared, written);
+    }
+    close(&mut commands, shared, closers);
+}
+
+/// [`run`] as a task: between the write and the barrier lies the time that `pace` says, in which a crash finds what is
+/// written and not yet durable.
+#[cfg(feature = "testing")]
+pub(crate) async fn run_simulated(
+    mut commands: mpsc::Receiver<Command>,
+    shared: Arc<Shared>,
+    pace: impl Fn() -> std::time::Duration,
+) {
+    let mut closers = Vec::new();
+    while closers.is_empty()
+        && let Some(first) = commands.recv().await
+    {
+        let mut group = Group::gather(first, &mut commands);
+        let written = group.write(&shared);
+        if group.needs_barrier() {
+            tokio::time::sleep(pace()).await;
+        }
+        closers = group.complete(&shared, written);
+    }
+    close(&mut commands, &shared, closers);
+}
+
+/// Lets go of the database.
+fn close(commands: &mut mpsc::Receiver<Command>, shared: &Shared, closers: Vec<oneshot::Sender<()>>) {
     // Whoever comes later gets an error, not silence.
     commands.close();
     shared.close();
@@ -109,15 +167,15 @@ pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
     }
 }
 
-/// [`store`], with a panic turned into an error: a waiting consensus must hear of it.
-fn store_guarded(shared: &Shared, changes: Vec<Change>, barrier: bool) -> io::Result<()> {
-    catch_unwind(AssertUnwindSafe(|| store(shared, changes, barrier))).unwrap_or_else(|panic| {
+/// Turns a panic into an error: a waiting consensus must hear of it.
+fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         Err(io::Error::other(format!("writing the log panicked: {}", panic_message(panic.as_ref()))))
     })
 }
 
-/// Stores changes in their order, then waits for the disk if anyone waits for the changes.
-fn store(shared: &Shared, changes: Vec<Change>, barrier: bool) -> io::Result<()> {
+/// Makes changes visible in their order, and returns the index of the last entry among them that stays.
+fn write(shared: &Shared, changes: Vec<Change>) -> io::Result<Option<u64>> {
     let engine = shared.engine()?;
     let mut batch = Batch::default();
     let mut written = None;
@@ -158,8 +216,13 @@ fn store(shared: &Shared, changes: Vec<Change>, barrier: bool) -> io::Result<()>
         }
     }
     flush_batch(engine.as_ref(), &mut batch)?;
+    Ok(written)
+}
+
+/// Waits for the disk if anyone does, and lets memory go of what the database holds.
+fn finish(shared: &Shared, written: Option<u64>, barrier: bool) -> io::Result<()> {
     if barrier {
-        engine.barrier()?;
+        shared.engine()?.barrier()?;
     }
     if let Some(index) = written {
         shared.tail().written(index);
