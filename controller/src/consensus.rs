@@ -36,6 +36,12 @@ impl Log {
     }
 }
 
+/// Whether reads shall be answered without asking the leader: the fault that shows whether the test of linearizability
+/// finds any. Programs that are built to be shipped have no such switch.
+fn answers_stale_reads() -> bool {
+    cfg!(debug_assertions) && std::env::var_os("BERTH_TEST_STALE_READS").is_some()
+}
+
 fn translate(known: &berth_raft::Leadership) -> Leadership {
     Leadership {
         term: Term(known.term),
@@ -70,6 +76,9 @@ impl Consensus for Log {
     }
 
     async fn read_barrier(&self) -> Result<(), ConsensusError> {
+        if answers_stale_reads() {
+            return Ok(());
+        }
         self.handle.read_barrier(ReadMode::Index, READ_WITHIN).await.map(|_| ()).map_err(|error| match error {
             ReadError::NoLeader => ConsensusError::NoLeader,
             ReadError::Behind { .. } => ConsensusError::Stopped(error.to_string()),

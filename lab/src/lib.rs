@@ -315,6 +315,17 @@ impl Lab {
     pub fn reconnect(&self, member: &str) -> Result<()> {
         network::plug(&self.plan, self.plan.member(member)?, true)
     }
+
+    /// Lets nothing that one member sends reach the other, which may still speak to the first. For both directions it
+    /// takes two calls. Neither notices but by silence.
+    pub fn partition(&self, from: &str, to: &str) -> Result<()> {
+        network::cut(&self.plan, self.plan.member(from)?, self.plan.member(to)?)
+    }
+
+    /// Ends every [`Self::partition`].
+    pub fn heal(&self) -> Result<()> {
+        self.plan.members.iter().try_for_each(|member| network::heal(&self.plan, member))
+    }
 }
 
 impl Drop for Lab {

@@ -55,6 +55,32 @@ pub(crate) fn plug(plan: &Plan, member: &Member, connected: bool) -> Result<()> 
     tool::ip(Some(&plan.switch()), &[format!("link set {} {state}", port(&member.name))])
 }
 
+/// The table of a member's packet filter that holds who is cut off.
+const CUT: &str = "inet berth_cut";
+
+/// Drops what one member sends to another, where it arrives: connections then break by silence, as they do when a switch
+/// fails, and what is sent in the other direction gets through.
+pub(crate) fn cut(plan: &Plan, from: &Member, to: &Member) -> Result<()> {
+    let rules = format!(
+        "add table {CUT}; add chain {CUT} arriving {{ type filter hook input priority -300; }}; \
+         add rule {CUT} arriving ip saddr {} drop",
+        from.address
+    );
+    nft(plan, to, &rules)
+}
+
+/// Lets everything reach a member again.
+pub(crate) fn heal(plan: &Plan, member: &Member) -> Result<()> {
+    // Made first, so that there is something to delete.
+    nft(plan, member, &format!("add table {CUT}; delete table {CUT}"))
+}
+
+fn nft(plan: &Plan, member: &Member, rules: &str) -> Result<()> {
+    let program = tool::find("nft").ok_or_else(|| crate::Error::Missing("nft".to_owned()))?;
+    let namespace = format!("--net=/run/netns/{}", plan.namespace(member));
+    tool::run(Command::new("nsenter").arg(namespace).arg(program).arg(rules)).map(drop)
+}
+
 /// Removes what there is of the network of lab `number`; its processes are gone by now.
 pub(crate) fn down(number: u8) -> Result<()> {
     if root_link_exists(number) {

@@ -391,3 +391,39 @@ fn a_lab_whose_owner_was_killed_is_cleaned_by_the_next_up() {
     nothing_of(188);
     lab.down().unwrap();
 }
+
+/// A program that waits for one datagram and prints it.
+const HEAR: &str = "$s = IO::Socket::INET->new(LocalPort => 9999, Proto => 'udp') or die; \
+                    $| = 1; print qq(ready\\n); $s->recv($said, 99); print qq($said\\n);";
+
+fn tell(lab: &Lab, from: &str, to: &str, what: &str) {
+    let address = lab.member(to).unwrap().address;
+    let send = format!("IO::Socket::INET->new(PeerAddr => '{address}:9999', Proto => 'udp')->send('{what}') or die");
+    lab.exec_in(from, &["perl", "-MIO::Socket::INET", "-e", &send]).unwrap();
+}
+
+#[test]
+fn a_partition_stops_what_goes_in_one_direction_until_it_is_healed() {
+    let folder = folder();
+    let lab = Lab::up(&options(&folder, 161, 2, 0)).unwrap();
+    let hear = |member: &str| {
+        let mut command = lab.command_in(member, "perl").unwrap();
+        let mut child = command.args(["-MIO::Socket::INET", "-e", HEAR]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "ready");
+        (child, lines)
+    };
+    lab.partition("c1", "c2").unwrap();
+    let ((mut first, mut at_c1), (mut second, mut at_c2)) = (hear("c1"), hear("c2"));
+    tell(&lab, "c2", "c1", "through");
+    assert_eq!(at_c1.next().unwrap().unwrap(), "through");
+    tell(&lab, "c1", "c2", "lost");
+    lab.heal().unwrap();
+    tell(&lab, "c1", "c2", "healed");
+    assert_eq!(at_c2.next().unwrap().unwrap(), "healed", "what was sent before did not arrive");
+    assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
+    // Healing what is whole is fine.
+    lab.heal().unwrap();
+    lab.down().unwrap();
+    nothing_of(161);
+}

@@ -72,12 +72,17 @@ calls! {
 
 impl Api {
     pub(crate) fn new(member: &str, address: SocketAddr, credentials: &Credentials) -> Self {
+        Self::within(member, address, credentials, ANSWER)
+    }
+
+    /// With another deadline for answers.
+    pub(crate) fn within(member: &str, address: SocketAddr, credentials: &Credentials, answer: Duration) -> Self {
         let config = credentials.client_config(Expect::named(Role::Controller, member));
         let connector = tower::service_fn(move |_: tonic::codegen::http::Uri| {
             let config = Arc::clone(&config);
             async move { berth_pki::connect(&address.to_string(), config, CONNECT).await.map(TokioIo::new) }
         });
-        let endpoint = Endpoint::from_static("http://member.berth").timeout(ANSWER);
+        let endpoint = Endpoint::from_static("http://member.berth").timeout(answer);
         Self { member: member.to_owned(), channel: endpoint.connect_with_connector_lazy(connector) }
     }
 

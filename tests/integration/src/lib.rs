@@ -11,12 +11,14 @@
 //! | send a change as a client should, under one id until it is answered | [`request::insist`] |
 //! | run the command line | [`Cli`] |
 //! | look into a host: libvirt, QEMU, the kernel | [`Host`] |
+//! | break a cluster at random under load and judge what its clients saw | [`faults`] |
 //! | wait for something, and say what was seen when it does not come | [`until`] |
 //!
 //! A test whose machine cannot run it fails and says what is missing; none is skipped.
 
 mod api;
 mod cli;
+pub mod faults;
 mod host;
 mod machine;
 mod raw;

@@ -18,11 +18,13 @@ pub struct Tiny {
     pub virtual_size: u64,
 }
 
-/// Where cargo put the programs: the folder above that of the tests.
+/// Where cargo put the programs: the folder above that of the tests, or that of this very program.
 pub(crate) fn programs() -> PathBuf {
-    let test = std::env::current_exe().expect("the system knows this program's path");
-    let folder = test.parent().and_then(Path::parent).expect("cargo puts tests into a folder beside the programs");
-    folder.to_owned()
+    let own = std::env::current_exe().expect("the system knows this program's path");
+    let folder = own.parent().expect("a program lies in a folder");
+    let is_of_tests = folder.file_name().is_some_and(|name| name == "deps");
+    let folder = if is_of_tests { folder.parent() } else { Some(folder) };
+    folder.expect("cargo puts tests into a folder beside the programs").to_owned()
 }
 
 /// A program of ours; missing is a failure.

@@ -70,6 +70,15 @@ impl World {
         Api::new(member, address, credentials)
     }
 
+    /// The API of a member, as the operator, over a connection of its own and with this deadline for each answer.
+    ///
+    /// # Panics
+    /// When there is no such member.
+    pub fn api_within(&self, member: &str, deadline: Duration) -> Api {
+        let address = self.lab.member(member).expect("the member is in the lab").api();
+        Api::within(member, address, &self.operator, deadline)
+    }
+
     /// A certificate of the lab's own authority.
     ///
     /// # Panics
