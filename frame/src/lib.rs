@@ -115,20 +115,35 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError::TooLong`] if the body is above [`MAX_BODY_BYTES`].
 pub fn encode(kind: u16, version: u16, body: &[u8]) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+    bytes.extend_from_slice(&[0; HEADER_BYTES]);
+    bytes.extend_from_slice(body);
+    finish(kind, version, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Writes the header into the first [`HEADER_BYTES`] of `record`, whose rest is the body: a frame around bytes that need not be
+/// copied.
+///
+/// # Errors
+/// [`FrameError::TooLong`] if the body is above [`MAX_BODY_BYTES`].
+///
+/// # Panics
+/// If there is no room for a header.
+pub fn finish(kind: u16, version: u16, record: &mut [u8]) -> Result<(), FrameError> {
+    let (header, body) = record.split_first_chunk_mut::<HEADER_BYTES>().expect("the caller leaves room for the header");
     let too_long = || FrameError::TooLong { length: body.len() };
     if body.len() > MAX_BODY_BYTES {
         return Err(too_long());
     }
     let length = u32::try_from(body.len()).map_err(|_| too_long())?;
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
-    bytes.extend_from_slice(&MAGIC);
-    bytes.extend_from_slice(&kind.to_le_bytes());
-    bytes.extend_from_slice(&version.to_le_bytes());
-    bytes.extend_from_slice(&length.to_le_bytes());
-    let checksum = checksum(&bytes, body);
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes.extend_from_slice(body);
-    Ok(bytes)
+    header[..4].copy_from_slice(&MAGIC);
+    header[4..6].copy_from_slice(&kind.to_le_bytes());
+    header[6..8].copy_from_slice(&version.to_le_bytes());
+    header[8..12].copy_from_slice(&length.to_le_bytes());
+    let checksum = checksum(&header[..HEADER_BYTES - 4], body);
+    header[12..].copy_from_slice(&checksum.to_le_bytes());
+    Ok(())
 }
 
 /// Reads the record at the start of `bytes`.
@@ -181,8 +196,31 @@ pub fn decode_exact(expected_kind: u16, expected_version: u16, bytes: &[u8]) -> 
 /// # Errors
 /// [`FrameError::Body`] if the value cannot be encoded, [`FrameError::TooLong`] as in [`encode`].
 pub fn encode_value<T: Serialize + ?Sized>(kind: u16, version: u16, value: &T) -> Result<Vec<u8>, FrameError> {
-    let body = postcard::to_stdvec(value).map_err(|error| FrameError::Body { kind, reason: error.to_string() })?;
-    encode(kind, version, &body)
+    let mut bytes = Vec::new();
+    encode_value_into(kind, version, value, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// [`encode_value`] at the end of a buffer, which is as it was if that fails.
+///
+/// # Errors
+/// Those of [`encode_value`].
+pub fn encode_value_into<T: Serialize + ?Sized>(
+    kind: u16,
+    version: u16,
+    value: &T,
+    buffer: &mut Vec<u8>,
+) -> Result<(), FrameError> {
+    let start = buffer.len();
+    buffer.extend_from_slice(&[0; HEADER_BYTES]);
+    let encoded = postcard::to_io(value, &mut *buffer)
+        .map(drop)
+        .map_err(|error| FrameError::Body { kind, reason: error.to_string() })
+        .and_then(|()| finish(kind, version, &mut buffer[start..]));
+    if encoded.is_err() {
+        buffer.truncate(start);
+    }
+    encoded
 }
 
 /// Reads the value out of the one record that `bytes` consist of.

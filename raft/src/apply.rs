@@ -12,7 +12,7 @@ use openraft::{EntryPayload, OptionalSend};
 use crate::machine::{AnyMachine, Encoder, Entry};
 use crate::snapshot::{SnapshotFile, SnapshotStore};
 use crate::store::log::blocking;
-use crate::store::sled::panic_message;
+use crate::store::panic_message;
 use crate::types::{LogId, Payload, Snapshot, SnapshotMeta, StoredMembership, Types};
 
 /// Entries given to the state machine at once: enough to share its cost per call, few enough that the first one's answer

@@ -1,9 +1,9 @@
 //! A replicated log as a product of its own: any deterministic state machine, the same on every member.
 //!
 //! A program gives [`open`] a [`StateMachine`], a directory and the way to the other members ([`Links`]); it gets a
-//! [`Handle`] to propose changes and to read, and a [`Service`] that answers the others. Consensus is openraft's, storage is
-//! sled's behind a durability barrier of our own, and the transport is tonic over whatever streams the caller
-//! authenticates. None of the three shows in the interface.
+//! [`Handle`] to propose changes and to read, and a [`Service`] that answers the others. Consensus is openraft's, storage is a
+//! write-ahead log of our own, and the transport is tonic over whatever streams the caller authenticates. None of the three
+//! shows in the interface.
 //!
 //! ```text
 //! Handle ─ propose ─▶ leader ─ log, majority, fdatasync ─▶ StateMachine::apply ─▶ answer

@@ -58,6 +58,7 @@ async fn open_on<M: StateMachine>(
     let Directory { engine, tail, lock, .. } = directory;
     let (log, closer) =
         LogStore::start(wrap(engine), tail, Box::new(lock)).map_err(|error| start_failed(error.to_string()))?;
+    tracing::info!(member = id, log_bytes = log.gauge().bytes(), "the log is open");
     join(&options, Loaded { machine, snapshots, log, closer, is_pristine }).await
 }
 
@@ -117,8 +118,8 @@ struct Opened {
 
 fn load(data_dir: &Path, id: u64, mut machine: Box<dyn AnyMachine>) -> Result<Opened, OpenError> {
     let directory = directory::open(data_dir, id)?;
-    let Directory { tail, snapshots, database_file, .. } = &directory;
-    let (snapshots, meta) = restore(tail, snapshots, database_file, machine.as_mut())?;
+    let Directory { tail, snapshots, log, .. } = &directory;
+    let (snapshots, meta) = restore(tail, snapshots, log, machine.as_mut())?;
     Ok(Opened { directory, machine, snapshots: Arc::new(snapshots), meta })
 }
 
@@ -126,13 +127,13 @@ fn load(data_dir: &Path, id: u64, mut machine: Box<dyn AnyMachine>) -> Result<Op
 pub(crate) fn restore(
     tail: &Tail,
     snapshots: &Path,
-    database_file: &Path,
+    log: &Path,
     machine: &mut dyn AnyMachine,
 ) -> Result<(SnapshotStore, Option<SnapshotMeta>), OpenError> {
     let store = SnapshotStore::open(snapshots)?;
     let current = store.current();
     let last = current.as_ref().and_then(|current| current.meta.last_log_id);
-    directory::check_snapshot(tail, snapshots, database_file, last)?;
+    directory::check_snapshot(tail, snapshots, log, last)?;
     let meta = match current {
         Some(Snapshot { meta, snapshot: file }) => {
             file.restore(|from| machine.restore(from))

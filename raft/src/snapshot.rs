@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::error::OpenError;
 use crate::machine::{BoxError, Encoder};
 use crate::store::directory::{damaged, failed};
-use crate::store::sled::sync_directory;
+use crate::store::files::sync_directory;
 use crate::types::{LogId, Snapshot, SnapshotMeta};
 
 mod stream;

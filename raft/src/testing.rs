@@ -12,7 +12,7 @@ use crate::net::service::Service;
 use crate::open::{Loaded, check, join, restore};
 use crate::options::Options;
 use crate::snapshot::SnapshotStore;
-use crate::store::directory::{self, failed};
+use crate::store::directory::failed;
 use crate::store::log::LogStore;
 
 pub use crate::store::memory::{Ballot, Disk, Flaw, Logged};
@@ -35,9 +35,10 @@ pub async fn open_with<M: StateMachine>(
     check(&options)?;
     let directory = options.data_dir.join("snapshots");
     fs::create_dir_all(&directory).map_err(failed("make the directory", &directory))?;
-    let tail = directory::load(disk, Path::new("simulated disk"))?;
+    let log = Path::new("the simulated disk");
+    let tail = disk.load().map_err(failed("read", log))?;
     let mut machine: Box<dyn crate::machine::AnyMachine> = Box::new(state_machine);
-    let (snapshots, meta) = restore(&tail, &directory, Path::new("simulated disk"), machine.as_mut())?;
+    let (snapshots, meta) = restore(&tail, &directory, log, machine.as_mut())?;
     let snapshots: Arc<SnapshotStore> = Arc::new(snapshots);
     let is_pristine = disk.is_pristine() && meta.is_none();
     let machine = Machine::new(machine, meta, Arc::clone(&snapshots));

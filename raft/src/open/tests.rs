@@ -57,6 +57,10 @@ struct Breakable {
 }
 
 impl Engine for Breakable {
+    fn begin(&self) -> io::Result<()> {
+        self.engine.begin()
+    }
+
     fn write(&self, batch: Batch) -> io::Result<()> {
         self.engine.write(batch)
     }
@@ -68,8 +72,16 @@ impl Engine for Breakable {
         self.engine.barrier()
     }
 
-    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
-        self.engine.scan(start, end, visit)
+    fn read(&self, start: u64, end: u64, visit: &mut Visit<'_>) -> io::Result<()> {
+        self.engine.read(start, end, visit)
+    }
+
+    fn size(&self) -> u64 {
+        self.engine.size()
+    }
+
+    fn seal(&self) -> io::Result<()> {
+        self.engine.seal()
     }
 }
 

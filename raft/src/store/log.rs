@@ -5,6 +5,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -14,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::engine::Engine;
 use super::tail::{Found, Tail, weight};
 use super::writer::{self, Command};
-use super::{keys, record};
+use super::{panic_message, record};
 use crate::types::{LogEntry, LogId, Types, Vote};
 
 /// Commands that may wait for the writer. The consensus bounds what it has in flight itself; this only keeps a stuck disk
@@ -27,6 +28,9 @@ pub(crate) const REPLICATION_BYTES: usize = 1024 * 1024;
 /// Entries read at once to be applied, in bytes; roughly.
 const APPLY_BYTES: usize = 4 * 1024 * 1024;
 
+/// Hears how long each barrier took.
+pub(crate) type Observer = Box<dyn Fn(Duration) + Send + Sync>;
+
 /// What the log, its readers and its writer share.
 pub(crate) struct Shared {
     tail: Mutex<Tail>,
@@ -35,18 +39,10 @@ pub(crate) struct Shared {
     failure: Mutex<Option<io::Error>>,
     /// Things that must outlive the engine, such as the lock on the directory.
     guard: Mutex<Option<Box<dyn std::any::Any + Send>>>,
+    observer: Observer,
 }
 
 impl Shared {
-    fn new(engine: Arc<dyn Engine>, tail: Tail, guard: Box<dyn std::any::Any + Send>) -> Arc<Self> {
-        Arc::new(Self {
-            tail: Mutex::new(tail),
-            engine: RwLock::new(Some(engine)),
-            failure: Mutex::new(None),
-            guard: Mutex::new(Some(guard)),
-        })
-    }
-
     /// The end of the log. A panic elsewhere leaves it as good as it was: every change is made in one go.
     pub(crate) fn tail(&self) -> MutexGuard<'_, Tail> {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner)
@@ -67,13 +63,18 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| repeat(error));
     }
 
-    /// Lets go of the database and of the lock on the directory.
+    /// Tells how long a barrier took.
+    pub(crate) fn observe(&self, took: Duration) {
+        (self.observer)(took);
+    }
+
+    /// Lets go of the log and of the lock on the directory.
     pub(crate) fn close(&self) {
         *self.engine.write().unwrap_or_else(PoisonError::into_inner) = None;
         *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Reads entries that are only in the database, in order, up to about `max_bytes` but at least one; tells whether that
+    /// Reads entries that are only on the disk, in order, up to about `max_bytes` but at least one; tells whether that
     /// was all of them.
     fn read_stored(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<(Vec<LogEntry>, bool)> {
         let guard = self.engine.read().unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +83,7 @@ impl Shared {
         let mut bytes = 0;
         let mut failure = None;
         let mut is_all = true;
-        scan_entries(engine.as_ref(), start, end, &mut |index, record| match decode(index, record) {
+        engine.read(start, end, &mut |index, record| match decode(index, record) {
             Ok(entry) => {
                 bytes += weight(&entry);
                 is_all = entries.is_empty() || bytes <= max_bytes;
@@ -116,36 +117,9 @@ impl Shared {
     }
 }
 
-/// Sees the index and the whole record of an entry; `false` ends the scan.
-pub(crate) type VisitEntry<'a> = dyn FnMut(u64, &[u8]) -> bool + 'a;
-
-/// Puts the pieces of stored entries together again, from `start` up to but not including `end`.
-pub(crate) fn scan_entries(engine: &dyn Engine, start: u64, end: u64, visit: &mut VisitEntry<'_>) -> io::Result<()> {
-    let mut current: Option<(u64, Vec<u8>)> = None;
-    let mut wanted = true;
-    engine.scan(&keys::from(start), &keys::from(end), &mut |key, value| {
-        let Some((index, _piece)) = keys::parse(key) else { return true };
-        match &mut current {
-            Some((at, record)) if *at == index => record.extend_from_slice(value),
-            Some(_) | None => {
-                if let Some((at, record)) = current.replace((index, value.to_vec())) {
-                    wanted = visit(at, &record);
-                }
-            }
-        }
-        wanted
-    })?;
-    if let Some((index, record)) = current
-        && wanted
-    {
-        visit(index, &record);
-    }
-    Ok(())
-}
-
 fn decode(index: u64, record: &[u8]) -> io::Result<LogEntry> {
-    let entry = record::decode_entry(record).map_err(|error| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("log entry {index} in the database is damaged: {error}"))
+    let entry = record::decode_first_entry(record).map_err(|error| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("log entry {index} on the disk is damaged: {error}"))
     })?;
     if entry.log_id.index == index {
         Ok(entry)
@@ -162,6 +136,19 @@ pub(crate) struct LogStore {
     commands: mpsc::Sender<Command>,
 }
 
+/// Tells how large the log is, beside its owner.
+#[derive(Clone)]
+pub(crate) struct Gauge {
+    shared: Arc<Shared>,
+}
+
+impl Gauge {
+    /// Bytes that the log takes up on the disk; 0 once it is closed.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.shared.engine().map_or(0, |engine| engine.size())
+    }
+}
+
 /// Closes the store from outside, when the consensus has ended.
 pub(crate) struct Closer {
     commands: mpsc::Sender<Command>,
@@ -169,20 +156,30 @@ pub(crate) struct Closer {
 }
 
 impl LogStore {
-    /// Starts the writer over an engine whose content is already in `tail`. `guard` is dropped after the engine.
+    /// Starts the writer over an engine whose content is already in `tail`. `guard` is dropped after the engine. Blocks for as
+    /// long as the engine takes to put in order what a crash left.
     pub(crate) fn start(
         engine: Arc<dyn Engine>,
         tail: Tail,
         guard: Box<dyn std::any::Any + Send>,
     ) -> io::Result<(Self, Closer)> {
-        let shared = Shared::new(engine, tail, guard);
-        let (commands, receiver) = mpsc::channel(QUEUE);
-        let writer_shared = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("raft-writer".to_owned())
-            .spawn(move || writer::run(receiver, &writer_shared))?;
-        let closer = Closer { commands: commands.clone(), thread: Some(thread) };
-        Ok((Self { shared, commands }, closer))
+        Self::start_observed(engine, tail, guard, Box::new(|_| {}))
+    }
+
+    /// [`start`](Self::start) with someone who hears how long each barrier takes.
+    pub(crate) fn start_observed(
+        engine: Arc<dyn Engine>,
+        tail: Tail,
+        guard: Box<dyn std::any::Any + Send>,
+        observer: Observer,
+    ) -> io::Result<(Self, Closer)> {
+        engine.begin()?;
+        let (store, receiver) = Self::new(engine, tail, guard, observer);
+        let shared = Arc::clone(&store.shared);
+        let thread =
+            std::thread::Builder::new().name("raft-writer".to_owned()).spawn(move || writer::run(receiver, &shared))?;
+        let closer = Closer { commands: store.commands.clone(), thread: Some(thread) };
+        Ok((store, closer))
     }
 
     /// [`start`](Self::start) with the writer as a task instead of a thread: a disk that takes simulated time.
@@ -190,13 +187,34 @@ impl LogStore {
     pub(crate) fn start_simulated(
         engine: Arc<dyn Engine>,
         tail: Tail,
-        pace: impl Fn() -> std::time::Duration + Send + 'static,
+        pace: impl Fn() -> Duration + Send + 'static,
     ) -> (Self, Closer) {
-        let shared = Shared::new(engine, tail, Box::new(()));
+        let (store, receiver) = Self::new(engine, tail, Box::new(()), Box::new(|_| {}));
+        tokio::spawn(writer::run_simulated(receiver, Arc::clone(&store.shared), pace));
+        let closer = Closer { commands: store.commands.clone(), thread: None };
+        (store, closer)
+    }
+
+    fn new(
+        engine: Arc<dyn Engine>,
+        tail: Tail,
+        guard: Box<dyn std::any::Any + Send>,
+        observer: Observer,
+    ) -> (Self, mpsc::Receiver<Command>) {
+        let shared = Arc::new(Shared {
+            tail: Mutex::new(tail),
+            engine: RwLock::new(Some(engine)),
+            failure: Mutex::new(None),
+            guard: Mutex::new(Some(guard)),
+            observer,
+        });
         let (commands, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(writer::run_simulated(receiver, Arc::clone(&shared), pace));
-        let closer = Closer { commands: commands.clone(), thread: None };
-        (Self { shared, commands }, closer)
+        (Self { shared, commands }, receiver)
+    }
+
+    /// What tells how large the log is.
+    pub(crate) fn gauge(&self) -> Gauge {
+        Gauge { shared: Arc::clone(&self.shared) }
     }
 
     async fn send(&self, command: Command) -> io::Result<()> {
@@ -312,8 +330,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
         self.shared.tail().truncate_after(last_log_id);
-        let from = last_log_id.map_or(0, |last| last.index.saturating_add(1));
-        self.request(|done| Command::Truncate { from, done }).await
+        self.request(|done| Command::Truncate { last: last_log_id, done }).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
@@ -332,7 +349,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => {
-            let message = super::sled::panic_message(error.into_panic().as_ref());
+            let message = panic_message(error.into_panic().as_ref());
             Err(io::Error::other(format!("a blocking task panicked: {message}")))
         }
         Err(_) => Err(closed()),

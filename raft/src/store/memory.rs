@@ -6,9 +6,11 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::engine::{Batch, Change, Engine, Visit};
-use super::{keys, log, record};
+use super::engine::{Action, Batch, Engine, Frame, Visit};
+use super::record;
+use super::tail::Tail;
 use crate::runtime::roll;
+use crate::types::{LogId, Vote};
 
 /// A bug that a disk is given on purpose, to see whether it is found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,10 +52,17 @@ pub struct Disk {
     state: Arc<Mutex<State>>,
 }
 
-type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+/// What a disk holds.
+#[derive(Debug, Clone, Default)]
+struct Records {
+    entries: BTreeMap<u64, Arc<[u8]>>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+}
 
-/// A value for a key, or its removal.
-type Write = (Vec<u8>, Option<Vec<u8>>);
+/// A change and its record.
+type Write = (Action, Arc<[u8]>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -69,12 +78,18 @@ struct State {
     flaw: Flaw,
 }
 
-fn apply(records: &mut Records, batch: &[Write]) {
-    for (key, value) in batch {
-        match value {
-            Some(value) => records.insert(key.clone(), value.clone()),
-            None => records.remove(key),
-        };
+impl Records {
+    fn apply(&mut self, (action, record): &Write) {
+        match *action {
+            Action::Append(id) => drop(self.entries.insert(id.index, Arc::clone(record))),
+            Action::Vote(vote) => self.vote = Some(vote.into()),
+            Action::Commit(id) => self.committed = Some(id.into()),
+            Action::Truncate(from, _) => drop(self.entries.split_off(&from)),
+            Action::Purge(upto) => {
+                self.entries = self.entries.split_off(&upto.index.saturating_add(1));
+                self.purged = Some(upto.into());
+            }
+        }
     }
 }
 
@@ -110,7 +125,8 @@ impl Disk {
 
     /// Whether nothing was ever stored.
     pub fn is_pristine(&self) -> bool {
-        self.lock().visible.is_empty()
+        let Records { entries, vote, committed, purged } = &self.lock().visible;
+        entries.is_empty() && vote.is_none() && committed.is_none() && purged.is_none()
     }
 
     /// Cuts the power, once the member no longer runs: of the batches that no barrier followed, only the first `kept`
@@ -129,20 +145,13 @@ impl Disk {
     /// # Errors
     /// If a record is damaged.
     pub fn entries(&self, start: u64) -> io::Result<Vec<Logged>> {
-        let mut found = Vec::new();
-        let mut damage = None;
-        log::scan_entries(self, start, u64::MAX, &mut |index, record| match record::decode_entry(record) {
-            Ok(entry) => {
-                let term = entry.log_id.leader_id.term;
-                found.push(Logged { index, term, digest: berth_frame::crc32(record) });
-                true
-            }
-            Err(error) => {
-                damage = Some(io::Error::new(io::ErrorKind::InvalidData, error));
-                false
-            }
-        })?;
-        damage.map_or(Ok(found), Err)
+        let state = self.lock();
+        let logged = |(_, record): (&u64, &Arc<[u8]>)| {
+            let entry = record::decode_entry(record).map_err(damage)?;
+            let (index, term) = (entry.log_id.index, entry.log_id.leader_id.term);
+            Ok(Logged { index, term, digest: berth_frame::crc32(record) })
+        };
+        state.visible.entries.range(start..).map(logged).collect()
     }
 
     /// The ballot.
@@ -150,13 +159,22 @@ impl Disk {
     /// # Errors
     /// If the record is damaged.
     pub fn ballot(&self) -> io::Result<Option<Ballot>> {
-        let record = self.lock().visible.get(keys::VOTE).cloned();
-        let vote = record.map(|record| record::decode_vote(&record)).transpose();
-        let vote = vote.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok(vote.map(|vote| {
+        Ok(self.lock().visible.vote.map(|vote| {
             let leader = vote.leader_id();
             Ballot { term: leader.term, member: leader.voted_for, committed: vote.is_committed() }
         }))
+    }
+
+    /// The end of the log and the small values, as found.
+    pub(crate) fn load(&self) -> io::Result<Tail> {
+        let state = self.lock();
+        let Records { entries, vote, committed, purged } = &state.visible;
+        let mut tail = Tail::new(*purged, *committed, *vote);
+        for (index, record) in entries {
+            tail.append(&[record::decode_entry(record).map_err(damage)?]);
+            tail.written(*index);
+        }
+        Ok(tail)
     }
 
     /// A duration out of the disk's latency.
@@ -174,28 +192,35 @@ impl State {
 
     /// Brings a batch to the durable records.
     fn harden(&mut self, batch: &[Write]) {
-        if self.flaw != Flaw::ForgottenVote {
-            return apply(&mut self.durable, batch);
+        let is_forgetful = self.flaw == Flaw::ForgottenVote;
+        for write in batch {
+            if !(is_forgetful && matches!(write.0, Action::Vote(_))) {
+                self.durable.apply(write);
+            }
         }
-        let others: Vec<_> = batch.iter().filter(|(key, _)| key != keys::VOTE).cloned().collect();
-        let has_entries = others.iter().any(|(key, value)| keys::parse(key).is_some() && value.is_some());
-        apply(&mut self.durable, &others);
-        if has_entries && let Some(vote) = self.visible.get(keys::VOTE).cloned() {
-            self.durable.insert(keys::VOTE.to_vec(), vote);
+        if is_forgetful && batch.iter().any(|(action, _)| matches!(action, Action::Append(_))) {
+            self.durable.vote = self.visible.vote;
         }
     }
+}
+
+fn damage(error: berth_frame::FrameError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
 impl Engine for Disk {
     fn write(&self, batch: Batch) -> io::Result<()> {
         let mut state = self.lock();
         state.check()?;
-        let changes = batch.changes.into_iter().map(|change| match change {
-            Change::Put(key, value) => (key, Some(value)),
-            Change::Remove(key) => (key, None),
-        });
-        let changes: Vec<_> = changes.collect();
-        apply(&mut state.visible, &changes);
+        let mut changes: Vec<Write> = Vec::new();
+        for Frame { bytes, changes: made } in batch.frames {
+            let ends = made.iter().skip(1).map(|change| change.offset).chain([bytes.len()]);
+            changes
+                .extend(made.iter().zip(ends).map(|(change, end)| (change.action, bytes[change.offset..end].into())));
+        }
+        for write in &changes {
+            state.visible.apply(write);
+        }
         state.unsynced.push(changes);
         Ok(())
     }
@@ -213,17 +238,25 @@ impl Engine for Disk {
         Ok(())
     }
 
-    fn scan(&self, start: &[u8], end: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+    fn begin(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read(&self, start: u64, end: u64, visit: &mut Visit<'_>) -> io::Result<()> {
         let state = self.lock();
-        if start < end {
-            for (key, value) in
-                state.visible.range::<[u8], _>((std::ops::Bound::Included(start), std::ops::Bound::Excluded(end)))
-            {
-                if !visit(key, value) {
-                    break;
-                }
+        for (index, record) in state.visible.entries.range(start..end.max(start)) {
+            if !visit(*index, record) {
+                break;
             }
         }
         Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.lock().visible.entries.values().map(|record| record.len() as u64).sum()
+    }
+
+    fn seal(&self) -> io::Result<()> {
+        self.barrier()
     }
 }

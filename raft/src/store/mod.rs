@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! raft core ──append──▶ tail (memory, readable at once)
-//!                  └──▶ writer thread ──batch──▶ engine (sled) ──barrier──▶ disk, then the callback
+//!                  └──▶ writer ──batch──▶ engine (write-ahead log) ──barrier──▶ disk, then the callback
 //! ```
 //!
 //! One thread owns all writing. It takes whatever has queued up, writes it as one batch and pays for one barrier, so the
@@ -11,14 +11,23 @@
 
 pub(crate) mod directory;
 pub(crate) mod engine;
-mod keys;
+pub(crate) mod files;
 pub(crate) mod log;
 #[cfg(feature = "testing")]
 pub(crate) mod memory;
 pub(crate) mod record;
-pub(crate) mod sled;
 pub(crate) mod tail;
+mod wal;
 mod writer;
+
+/// What a caught panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it panicked without a message".to_owned())
+}
 
 #[cfg(test)]
 mod tests;

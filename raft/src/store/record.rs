@@ -30,10 +30,17 @@ pub(crate) mod kind {
     pub(crate) const COMMITTED: u16 = 0x0103;
     /// The last log id that was purged.
     pub(crate) const PURGED: u16 = 0x0104;
-    /// Whose store this is; in the database.
-    pub(crate) const IDENTITY: u16 = 0x0105;
+    // 0x0105 was used before the log had files of its own.
     /// Whose directory this is and which generation serves; the file `CURRENT`.
     pub(crate) const CURRENT: u16 = 0x0106;
+    /// Records that were written at once.
+    pub(crate) const BATCH: u16 = 0x0107;
+    /// The header of a file of the log.
+    pub(crate) const SEGMENT: u16 = 0x0108;
+    /// How far the log is durable.
+    pub(crate) const MARK: u16 = 0x0109;
+    /// The last log id that was kept when the entries after it were removed.
+    pub(crate) const TRUNCATED: u16 = 0x010a;
     /// The first record of a snapshot file.
     pub(crate) const SNAPSHOT_HEADER: u16 = 0x0110;
     /// A piece of a snapshot's state.
@@ -104,12 +111,6 @@ struct MembershipV2 {
 struct MembershipEntryV2 {
     id: LogIdV1,
     membership: MembershipV2,
-}
-
-/// Whose store this is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct IdentityV1 {
-    pub(crate) member: u64,
 }
 
 /// Which generation of the store serves.
@@ -206,17 +207,24 @@ fn joined(configs: Vec<BTreeSet<u64>>, members: BTreeMap<u64, Address>) -> Resul
         .map_err(|error| FrameError::Body { kind: kind::ENTRY, reason: format!("no membership: {error}") })
 }
 
-/// The record of a log entry.
-pub(crate) fn encode_entry(entry: &LogEntry) -> Result<Vec<u8>, FrameError> {
+/// Adds the record of a log entry to a buffer.
+pub(crate) fn encode_entry_into(entry: &LogEntry, buffer: &mut Vec<u8>) -> Result<(), FrameError> {
     let payload = match &entry.payload {
         EntryPayload::Blank => PayloadV1::Blank,
         EntryPayload::Normal(Payload(bytes)) => PayloadV1::Normal(bytes.clone()),
         EntryPayload::Membership(membership) => {
             let value = MembershipEntryV2 { id: entry.log_id.into(), membership: membership.into() };
-            return berth_frame::encode_value(kind::ENTRY, MEMBERSHIP_VERSION, &value);
+            return berth_frame::encode_value_into(kind::ENTRY, MEMBERSHIP_VERSION, &value, buffer);
         }
     };
-    berth_frame::encode_value(kind::ENTRY, VERSION, &EntryV1 { id: entry.log_id.into(), payload })
+    berth_frame::encode_value_into(kind::ENTRY, VERSION, &EntryV1 { id: entry.log_id.into(), payload }, buffer)
+}
+
+/// The record of a log entry.
+pub(crate) fn encode_entry(entry: &LogEntry) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = Vec::new();
+    encode_entry_into(entry, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// The log entry of a record.
@@ -245,24 +253,10 @@ pub(crate) fn decode_entry(bytes: &[u8]) -> Result<LogEntry, FrameError> {
     }
 }
 
-/// The record of a log id under one of the kinds that hold one.
-pub(crate) fn encode_log_id(kind: u16, id: LogId) -> Result<Vec<u8>, FrameError> {
-    berth_frame::encode_value(kind, VERSION, &LogIdV1::from(id))
-}
-
-/// The log id of a record.
-pub(crate) fn decode_log_id(kind: u16, bytes: &[u8]) -> Result<LogId, FrameError> {
-    Ok(berth_frame::decode_value::<LogIdV1>(kind, VERSION, bytes)?.into())
-}
-
-/// The record of a vote.
-pub(crate) fn encode_vote(vote: Vote) -> Result<Vec<u8>, FrameError> {
-    berth_frame::encode_value(kind::VOTE, VERSION, &VoteV1::from(vote))
-}
-
-/// The vote of a record.
-pub(crate) fn decode_vote(bytes: &[u8]) -> Result<Vote, FrameError> {
-    Ok(berth_frame::decode_value::<VoteV1>(kind::VOTE, VERSION, bytes)?.into())
+/// The log entry of the record that `bytes` begin with.
+pub(crate) fn decode_first_entry(bytes: &[u8]) -> Result<LogEntry, FrameError> {
+    let length = berth_frame::HEADER_BYTES + berth_frame::decode(bytes)?.body.len();
+    decode_entry(&bytes[..length])
 }
 
 /// The first record of a snapshot file.
@@ -356,10 +350,10 @@ mod tests {
         assert_eq!(normal[HEADER_BYTES..], [3, 0xac, 2, 1, 3, b'x', b'y', b'z']);
         let blank = encode_entry(&entry(EntryPayload::Blank)).unwrap();
         assert_eq!(blank[HEADER_BYTES..], [3, 0xac, 2, 0]);
-        let vote = encode_vote(Vote::new_committed(7, 2)).unwrap();
+        let vote = berth_frame::encode_value(kind::VOTE, VERSION, &VoteV1::from(Vote::new_committed(7, 2))).unwrap();
         assert_eq!(vote[4..6], [0x02, 0x01]);
         assert_eq!(vote[HEADER_BYTES..], [7, 2, 1]);
-        let committed = encode_log_id(kind::COMMITTED, log_id(7, 128)).unwrap();
+        let committed = berth_frame::encode_value(kind::COMMITTED, VERSION, &LogIdV1::from(log_id(7, 128))).unwrap();
         assert_eq!(committed[HEADER_BYTES..], [7, 0x80, 1]);
         let current =
             berth_frame::encode_value(kind::CURRENT, VERSION, &CurrentV1 { member: 3, generation: 1 }).unwrap();
@@ -428,7 +422,7 @@ mod tests {
             assert_eq!(decode_entry(&encode_entry(&entry).unwrap()).unwrap(), entry);
         }
         for vote in [Vote::new(1, 2), Vote::new_committed(3, 4)] {
-            assert_eq!(decode_vote(&encode_vote(vote).unwrap()).unwrap(), vote);
+            assert_eq!(Vote::from(VoteV1::from(vote)), vote);
         }
         let header = encode_snapshot_header(&meta(membership())).unwrap();
         assert_eq!(decode_snapshot_header(&berth_frame::decode(&header).unwrap()).unwrap(), meta(membership()));

@@ -1,7 +1,7 @@
 //! The end of the log in memory: what is read most, and what is not written yet.
 //!
 //! The tail always reaches to the end of the log. Entries leave it at the front, once it is large and they are on the disk,
-//! so an entry is found in the tail or in the database and never in neither.
+//! so an entry is found in the tail or on the disk and never in neither.
 
 use std::collections::VecDeque;
 
@@ -17,12 +17,12 @@ const ENTRY_WEIGHT: usize = 128;
 /// The end of the log, and the small values beside it.
 #[derive(Debug)]
 pub(crate) struct Tail {
-    /// Above this weight, entries that the database holds are let go.
+    /// Above this weight, entries that the disk has are let go.
     limit: usize,
     /// Consecutive entries up to the last one of the log.
     entries: VecDeque<LogEntry>,
     weight: usize,
-    /// Index of the last entry that the database holds.
+    /// Index of the last entry that the engine holds.
     written: Option<u64>,
     /// The last entry of the log, or of what was purged if nothing follows.
     pub(crate) last: Option<LogId>,
@@ -37,7 +37,7 @@ pub(crate) struct Tail {
 /// Where a range of entries is found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// First and one past the last index that only the database has.
+    /// First and one past the last index that only the engine has.
     pub(crate) stored: Option<(u64, u64)>,
     /// What follows, out of memory.
     pub(crate) recent: Vec<LogEntry>,
@@ -74,7 +74,7 @@ impl Tail {
         }
     }
 
-    /// Notes that the database holds everything up to `index`, and lets old entries go.
+    /// Notes that the engine holds everything up to `index`, and lets old entries go.
     pub(crate) fn written(&mut self, index: u64) {
         self.written = self.written.max(Some(index));
         while self.weight > self.limit {
@@ -85,7 +85,7 @@ impl Tail {
         }
     }
 
-    /// Notes that the database holds nothing from index `from` on. Batches that were under way when the tail was cut may
+    /// Notes that the engine holds nothing from index `from` on. Batches that were under way when the tail was cut may
     /// have said otherwise in between.
     pub(crate) fn truncated(&mut self, from: u64) {
         self.written = self.written.min(from.checked_sub(1));

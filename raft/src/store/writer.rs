@@ -1,17 +1,19 @@
-//! The thread that writes: many changes, one barrier, then the callbacks in order.
+//! What writes: many changes, one barrier, then the callbacks in order.
+//!
+//! Mostly that is a thread. A simulation has it done by a task instead, which takes time between writing and the barrier only
+//! as the simulation says.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
 
-use super::engine::{Batch, Engine};
-use super::log::Shared;
-use super::record::{self, kind};
-use super::sled::panic_message;
-use super::{keys, log};
+use super::engine::Batch;
+use super::log::{self, Shared};
+use super::panic_message;
 use crate::types::{LogEntry, LogId, Types, Vote};
 
 /// Commands taken into one batch at most. The consensus submits few and large appends, so this is about the smallest.
@@ -25,11 +27,11 @@ pub(crate) enum Command {
     Vote { vote: Vote, done: Done },
     /// Note how far the log is committed; nobody waits for it, it rides with the next batch.
     Committed { id: Option<LogId> },
-    /// Remove the entries from this index on.
-    Truncate { from: u64, done: Done },
+    /// Remove the entries after this one.
+    Truncate { last: Option<LogId>, done: Done },
     /// Remove the entries up to this one.
     Purge { upto: LogId, done: Done },
-    /// Finish, and let go of the database.
+    /// Finish, and let go of the log.
     Close { done: oneshot::Sender<()> },
 }
 
@@ -40,8 +42,7 @@ pub(crate) type Done = oneshot::Sender<io::Result<()>>;
 enum Change {
     Append(Vec<LogEntry>),
     Vote(Vote),
-    Committed(Option<LogId>),
-    Truncate(u64),
+    Truncate(Option<LogId>),
     Purge(LogId),
 }
 
@@ -61,7 +62,7 @@ impl Waiting {
     }
 }
 
-/// What is written together, and who waits for it.
+/// Commands that are carried out together.
 #[derive(Default)]
 struct Group {
     changes: Vec<Change>,
@@ -70,24 +71,28 @@ struct Group {
 }
 
 impl Group {
-    /// Takes a command and whatever else has queued up.
-    fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Self {
+    /// Takes the first command and whatever has queued up behind it.
+    fn collect(first: Command, commands: &mut mpsc::Receiver<Command>, writer: &mut Writer) -> Self {
         let mut group = Self::default();
         let mut next = Some(first);
         while let Some(command) = next.take() {
             let (change, waits) = match command {
-                Command::Append { entries, done } => (Change::Append(entries), Some(Waiting::Flushed(done))),
-                Command::Vote { vote, done } => (Change::Vote(vote), Some(Waiting::Done(done))),
-                Command::Committed { id } => (Change::Committed(id), None),
-                Command::Truncate { from, done } => (Change::Truncate(from), Some(Waiting::Done(done))),
-                Command::Purge { upto, done } => (Change::Purge(upto), Some(Waiting::Done(done))),
+                Command::Append { entries, done } => (Change::Append(entries), Waiting::Flushed(done)),
+                Command::Vote { vote, done } => (Change::Vote(vote), Waiting::Done(done)),
+                Command::Truncate { last, done } => (Change::Truncate(last), Waiting::Done(done)),
+                Command::Purge { upto, done } => (Change::Purge(upto), Waiting::Done(done)),
+                Command::Committed { id } => {
+                    writer.committed = id.or(writer.committed);
+                    next = commands.try_recv().ok();
+                    continue;
+                }
                 Command::Close { done } => {
                     group.closers.push(done);
                     break;
                 }
             };
             group.changes.push(change);
-            group.waiting.extend(waits);
+            group.waiting.push(waits);
             if group.changes.len() < GROUP {
                 next = commands.try_recv().ok();
             }
@@ -95,43 +100,44 @@ impl Group {
         group
     }
 
-    /// Whether anyone waits for the disk.
-    fn needs_barrier(&self) -> bool {
+    /// Whether anything must reach the disk now.
+    fn is_urgent(&self) -> bool {
         !self.waiting.is_empty() || !self.closers.is_empty()
     }
 
-    /// Makes the changes visible.
-    fn write(&mut self, shared: &Shared) -> io::Result<Option<u64>> {
-        let changes = std::mem::take(&mut self.changes);
-        shared.check().and_then(|()| guarded(|| write(shared, changes)))
-    }
-
-    /// Waits for the disk if anyone else does, and answers who waits.
-    fn complete(self, shared: &Shared, written: io::Result<Option<u64>>) -> Vec<oneshot::Sender<()>> {
-        let barrier = self.needs_barrier();
-        let result = written.and_then(|written| guarded(|| finish(shared, written, barrier)));
-        if let Err(error) = &result {
-            shared.fail(error);
-        }
+    /// Tells everyone who waits.
+    fn complete(self, result: &io::Result<()>) {
         for waits in self.waiting {
             waits.complete(result.as_ref().copied().map_err(log::repeat));
         }
-        self.closers
     }
 }
 
+/// What the writer remembers from one group to the next.
+#[derive(Default)]
+struct Writer {
+    /// How far the log is known to be committed, if that is yet to be written.
+    committed: Option<LogId>,
+}
+
 /// Writes until it is told to close, or until nobody can tell it anything any more. The last thing it does is to let go of
-/// the database, so that the directory can be opened again.
+/// the log, so that the directory can be opened again.
 pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
+    let mut writer = Writer::default();
     let mut closers = Vec::new();
     while closers.is_empty()
         && let Some(first) = commands.blocking_recv()
     {
-        let mut group = Group::gather(first, &mut commands);
-        let written = group.write(shared);
-        closers = group.complete(shared, written);
+        let mut group = Group::collect(first, &mut commands, &mut writer);
+        closers.append(&mut group.closers);
+        if group.is_urgent() || !closers.is_empty() {
+            let changes = std::mem::take(&mut group.changes);
+            let result = writer.write(shared, changes, !closers.is_empty());
+            let result = result.and_then(|written| finish(shared, written));
+            complete(shared, group, &result);
+        }
     }
-    close(&mut commands, shared, closers);
+    close(commands, shared, closers, &mut writer);
 }
 
 /// [`run`] as a task: between the write and the barrier lies the time that `pace` says, in which a crash finds what is
@@ -140,26 +146,57 @@ pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
 pub(crate) async fn run_simulated(
     mut commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
-    pace: impl Fn() -> std::time::Duration,
+    pace: impl Fn() -> Duration,
 ) {
+    let mut writer = Writer::default();
     let mut closers = Vec::new();
     while closers.is_empty()
         && let Some(first) = commands.recv().await
     {
-        let mut group = Group::gather(first, &mut commands);
-        let written = group.write(&shared);
-        if group.needs_barrier() {
-            tokio::time::sleep(pace()).await;
+        let mut group = Group::collect(first, &mut commands, &mut writer);
+        closers.append(&mut group.closers);
+        if group.is_urgent() || !closers.is_empty() {
+            let changes = std::mem::take(&mut group.changes);
+            let result = match writer.write(&shared, changes, !closers.is_empty()) {
+                Ok(written) => {
+                    tokio::time::sleep(pace()).await;
+                    finish(&shared, written)
+                }
+                Err(error) => Err(error),
+            };
+            complete(&shared, group, &result);
         }
-        closers = group.complete(&shared, written);
     }
-    close(&mut commands, &shared, closers);
+    close(commands, &shared, closers, &mut writer);
 }
 
-/// Lets go of the database.
-fn close(commands: &mut mpsc::Receiver<Command>, shared: &Shared, closers: Vec<oneshot::Sender<()>>) {
+/// Remembers an error, and tells everyone who waits how it went.
+fn complete(shared: &Shared, group: Group, result: &io::Result<()>) {
+    if let Err(error) = result {
+        shared.fail(error);
+    }
+    group.complete(result);
+}
+
+/// Seals a log that never failed, and lets go of it.
+fn close(
+    mut commands: mpsc::Receiver<Command>,
+    shared: &Shared,
+    closers: Vec<oneshot::Sender<()>>,
+    writer: &mut Writer,
+) {
     // Whoever comes later gets an error, not silence.
     commands.close();
+    if shared.check().is_ok() {
+        let sealed = writer
+            .write(shared, Vec::new(), true)
+            .and_then(|written| finish(shared, written))
+            .and_then(|()| guarded(|| shared.engine()?.seal()));
+        if let Err(error) = sealed {
+            // Everything that was acknowledged is on the disk; the next opening takes the log for one that was killed.
+            tracing::warn!(%error, "the log could not be sealed");
+        }
+    }
     shared.close();
     for done in closers {
         // Who gave up waiting need not be told.
@@ -167,77 +204,89 @@ fn close(commands: &mut mpsc::Receiver<Command>, shared: &Shared, closers: Vec<o
     }
 }
 
-/// Turns a panic into an error: a waiting consensus must hear of it.
-fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        Err(io::Error::other(format!("writing the log panicked: {}", panic_message(panic.as_ref()))))
+/// What a write leaves to be done after the barrier.
+#[derive(Clone, Copy, Default)]
+struct Written {
+    /// Index of the last entry that the engine holds now.
+    last: Option<u64>,
+    is_empty: bool,
+}
+
+impl Writer {
+    /// Hands changes to the engine in their order.
+    fn write(&mut self, shared: &Shared, changes: Vec<Change>, is_last: bool) -> io::Result<Written> {
+        shared.check()?;
+        guarded(|| {
+            let mut batch = Batch::default();
+            let mut written = None;
+            if (!changes.is_empty() || is_last)
+                && let Some(id) = self.committed.take()
+            {
+                batch.commit(id).map_err(io::Error::other)?;
+            }
+            for change in changes {
+                match change {
+                    Change::Append(entries) => {
+                        for entry in &entries {
+                            batch.append(entry).map_err(io::Error::other)?;
+                            written = Some(entry.log_id.index);
+                        }
+                    }
+                    Change::Vote(vote) => batch.vote(vote).map_err(io::Error::other)?,
+                    Change::Truncate(last) => {
+                        batch.truncate(last).map_err(io::Error::other)?;
+                        let from = last.map_or(0, |last| last.index.saturating_add(1));
+                        shared.tail().truncated(from);
+                        written = written.filter(|&index| index < from);
+                    }
+                    Change::Purge(upto) => batch.purge(upto).map_err(io::Error::other)?,
+                }
+            }
+            let is_empty = batch.is_empty();
+            if !is_empty {
+                shared.engine()?.write(batch)?;
+            }
+            Ok(Written { last: written, is_empty })
+        })
+    }
+}
+
+/// Waits for the disk, then notes what it has.
+fn finish(shared: &Shared, written: Written) -> io::Result<()> {
+    if written.is_empty {
+        return Ok(());
+    }
+    guarded(|| {
+        let begun = Instant::now();
+        slow_disk();
+        shared.engine()?.barrier()?;
+        shared.observe(begun.elapsed());
+        if let Some(index) = written.last {
+            shared.tail().written(index);
+        }
+        Ok(())
     })
 }
 
-/// Makes changes visible in their order, and returns the index of the last entry among them that stays.
-fn write(shared: &Shared, changes: Vec<Change>) -> io::Result<Option<u64>> {
-    let engine = shared.engine()?;
-    let mut batch = Batch::default();
-    let mut written = None;
-    for change in changes {
-        match change {
-            Change::Append(entries) => {
-                for entry in &entries {
-                    let index = entry.log_id.index;
-                    let record = record::encode_entry(entry).map_err(io::Error::other)?;
-                    for (number, piece) in keys::pieces(&record) {
-                        batch.put(keys::piece(index, number), piece.to_vec());
-                    }
-                    written = Some(index);
-                }
-            }
-            Change::Vote(vote) => {
-                batch.put(keys::VOTE.to_vec(), record::encode_vote(vote).map_err(io::Error::other)?);
-            }
-            Change::Committed(Some(id)) => {
-                let record = record::encode_log_id(kind::COMMITTED, id).map_err(io::Error::other)?;
-                batch.put(keys::COMMITTED.to_vec(), record);
-            }
-            Change::Committed(None) => batch.remove(keys::COMMITTED.to_vec()),
-            Change::Truncate(from) => {
-                // What is to be removed must be visible to the scan, whatever part of it is only in this batch.
-                flush_batch(engine.as_ref(), &mut batch)?;
-                remove(engine.as_ref(), &keys::from(from), keys::LOG_END, &mut batch)?;
-                flush_batch(engine.as_ref(), &mut batch)?;
-                shared.tail().truncated(from);
-                written = None;
-            }
-            Change::Purge(upto) => {
-                flush_batch(engine.as_ref(), &mut batch)?;
-                let record = record::encode_log_id(kind::PURGED, upto).map_err(io::Error::other)?;
-                batch.put(keys::PURGED.to_vec(), record);
-                remove(engine.as_ref(), &keys::from(0), &keys::from(upto.index.saturating_add(1)), &mut batch)?;
-            }
-        }
+/// Makes the disk as slow as a test wants it: the file that this variable names holds milliseconds, and is read each time.
+#[cfg(debug_assertions)]
+fn slow_disk() {
+    use std::sync::LazyLock;
+
+    static FILE: LazyLock<Option<std::ffi::OsString>> = LazyLock::new(|| std::env::var_os("BERTH_TEST_SLOW_DISK"));
+    let wanted = FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
+    let millis = wanted.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    if millis > 0 {
+        std::thread::sleep(Duration::from_millis(millis));
     }
-    flush_batch(engine.as_ref(), &mut batch)?;
-    Ok(written)
 }
 
-/// Waits for the disk if anyone does, and lets memory go of what the database holds.
-fn finish(shared: &Shared, written: Option<u64>, barrier: bool) -> io::Result<()> {
-    if barrier {
-        shared.engine()?.barrier()?;
-    }
-    if let Some(index) = written {
-        shared.tail().written(index);
-    }
-    Ok(())
-}
+#[cfg(not(debug_assertions))]
+fn slow_disk() {}
 
-fn flush_batch(engine: &dyn Engine, batch: &mut Batch) -> io::Result<()> {
-    if batch.is_empty() { Ok(()) } else { engine.write(std::mem::take(batch)) }
-}
-
-/// Adds the removal of a range of keys to a batch.
-fn remove(engine: &dyn Engine, start: &[u8], end: &[u8], batch: &mut Batch) -> io::Result<()> {
-    engine.scan(start, end, &mut |key, _| {
-        batch.remove(key.to_vec());
-        true
+/// Runs what touches the engine, with a panic turned into an error: a waiting consensus must hear of it.
+fn guarded<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        Err(io::Error::other(format!("writing the log panicked: {}", panic_message(panic.as_ref()))))
     })
 }
