@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::engine::Engine;
 use super::tail::{Found, Tail, weight};
-use super::writer::{self, Command};
+use super::writer::{self, Command, Writer};
 use super::{panic_message, record};
 use crate::types::{LogEntry, LogId, Types, Vote};
 
@@ -176,8 +176,10 @@ impl LogStore {
         engine.begin()?;
         let (store, receiver) = Self::new(engine, tail, guard, observer);
         let shared = Arc::clone(&store.shared);
-        let thread =
-            std::thread::Builder::new().name("raft-writer".to_owned()).spawn(move || writer::run(receiver, &shared))?;
+        let writer = Writer::new(&shared);
+        let thread = std::thread::Builder::new()
+            .name("raft-writer".to_owned())
+            .spawn(move || writer::run(receiver, &shared, writer))?;
         let closer = Closer { commands: store.commands.clone(), thread: Some(thread) };
         Ok((store, closer))
     }
@@ -190,7 +192,7 @@ impl LogStore {
         pace: impl Fn() -> Duration + Send + 'static,
     ) -> (Self, Closer) {
         let (store, receiver) = Self::new(engine, tail, Box::new(()), Box::new(|_| {}));
-        tokio::spawn(writer::run_simulated(receiver, Arc::clone(&store.shared), pace));
+        tokio::spawn(writer::run_simulated(receiver, Arc::clone(&store.shared), Writer::new(&store.shared), pace));
         let closer = Closer { commands: store.commands.clone(), thread: None };
         (store, closer)
     }
@@ -308,8 +310,9 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        // The writer takes it along when it writes next.
         self.shared.tail().committed = committed;
-        self.send(Command::Committed { id: committed }).await
+        self.shared.check()
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {

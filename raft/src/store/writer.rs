@@ -25,8 +25,6 @@ pub(crate) enum Command {
     Append { entries: Vec<LogEntry>, done: IOFlushed<Types> },
     /// Store the vote.
     Vote { vote: Vote, done: Done },
-    /// Note how far the log is committed; nobody waits for it, it rides with the next batch.
-    Committed { id: Option<LogId> },
     /// Remove the entries after this one.
     Truncate { last: Option<LogId>, done: Done },
     /// Remove the entries up to this one.
@@ -72,7 +70,7 @@ struct Group {
 
 impl Group {
     /// Takes the first command and whatever has queued up behind it.
-    fn collect(first: Command, commands: &mut mpsc::Receiver<Command>, writer: &mut Writer) -> Self {
+    fn collect(first: Command, commands: &mut mpsc::Receiver<Command>) -> Self {
         let mut group = Self::default();
         let mut next = Some(first);
         while let Some(command) = next.take() {
@@ -81,11 +79,6 @@ impl Group {
                 Command::Vote { vote, done } => (Change::Vote(vote), Waiting::Done(done)),
                 Command::Truncate { last, done } => (Change::Truncate(last), Waiting::Done(done)),
                 Command::Purge { upto, done } => (Change::Purge(upto), Waiting::Done(done)),
-                Command::Committed { id } => {
-                    writer.committed = id.or(writer.committed);
-                    next = commands.try_recv().ok();
-                    continue;
-                }
                 Command::Close { done } => {
                     group.closers.push(done);
                     break;
@@ -100,11 +93,6 @@ impl Group {
         group
     }
 
-    /// Whether anything must reach the disk now.
-    fn is_urgent(&self) -> bool {
-        !self.waiting.is_empty() || !self.closers.is_empty()
-    }
-
     /// Tells everyone who waits.
     fn complete(self, result: &io::Result<()>) {
         for waits in self.waiting {
@@ -114,28 +102,77 @@ impl Group {
 }
 
 /// What the writer remembers from one group to the next.
-#[derive(Default)]
-struct Writer {
-    /// How far the log is known to be committed, if that is yet to be written.
+pub(crate) struct Writer {
+    /// The last entry that was handed to the engine.
+    last: Option<LogId>,
+    /// How far the log is committed according to the engine. Nobody waits for that to be known: it rides with the next batch.
     committed: Option<LogId>,
+}
+
+impl Writer {
+    /// For an engine that has what the tail has, before anything is added to either.
+    pub(crate) fn new(shared: &Shared) -> Self {
+        let tail = shared.tail();
+        Self { last: tail.last, committed: tail.committed }
+    }
+
+    /// Hands changes to the engine in their order.
+    fn write(&mut self, shared: &Shared, changes: Vec<Change>, is_last: bool) -> io::Result<Written> {
+        shared.check()?;
+        guarded(|| {
+            let mut batch = Batch::default();
+            let mut written = None;
+            for change in changes {
+                match change {
+                    Change::Append(entries) => {
+                        for entry in &entries {
+                            batch.append(entry).map_err(io::Error::other)?;
+                            written = Some(entry.log_id.index);
+                            self.last = Some(entry.log_id);
+                        }
+                    }
+                    Change::Vote(vote) => batch.vote(vote).map_err(io::Error::other)?,
+                    Change::Truncate(last) => {
+                        batch.truncate(last).map_err(io::Error::other)?;
+                        self.last = last;
+                        let from = last.map_or(0, |last| last.index.saturating_add(1));
+                        shared.tail().truncated(from);
+                        written = written.filter(|&index| index < from);
+                    }
+                    Change::Purge(upto) => {
+                        batch.purge(upto).map_err(io::Error::other)?;
+                        self.last = self.last.max(Some(upto));
+                    }
+                }
+            }
+            // Behind the entries: if this is torn, what is left must not speak of entries that are not there.
+            let committed = shared.tail().committed.min(self.last);
+            if (is_last || !batch.is_empty()) && committed > self.committed {
+                batch.commit(committed.expect("it is above something")).map_err(io::Error::other)?;
+                self.committed = committed;
+            }
+            let is_empty = batch.is_empty();
+            if !is_empty {
+                shared.engine()?.write(batch)?;
+            }
+            Ok(Written { last: written, is_empty })
+        })
+    }
 }
 
 /// Writes until it is told to close, or until nobody can tell it anything any more. The last thing it does is to let go of
 /// the log, so that the directory can be opened again.
-pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
-    let mut writer = Writer::default();
+pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>, mut writer: Writer) {
     let mut closers = Vec::new();
     while closers.is_empty()
         && let Some(first) = commands.blocking_recv()
     {
-        let mut group = Group::collect(first, &mut commands, &mut writer);
+        let mut group = Group::collect(first, &mut commands);
         closers.append(&mut group.closers);
-        if group.is_urgent() || !closers.is_empty() {
-            let changes = std::mem::take(&mut group.changes);
-            let result = writer.write(shared, changes, !closers.is_empty());
-            let result = result.and_then(|written| finish(shared, written));
-            complete(shared, group, &result);
-        }
+        let changes = std::mem::take(&mut group.changes);
+        let result = writer.write(shared, changes, !closers.is_empty());
+        let result = result.and_then(|written| finish(shared, written));
+        complete(shared, group, &result);
     }
     close(commands, shared, closers, &mut writer);
 }
@@ -146,26 +183,24 @@ pub(crate) fn run(mut commands: mpsc::Receiver<Command>, shared: &Arc<Shared>) {
 pub(crate) async fn run_simulated(
     mut commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
+    mut writer: Writer,
     pace: impl Fn() -> Duration,
 ) {
-    let mut writer = Writer::default();
     let mut closers = Vec::new();
     while closers.is_empty()
         && let Some(first) = commands.recv().await
     {
-        let mut group = Group::collect(first, &mut commands, &mut writer);
+        let mut group = Group::collect(first, &mut commands);
         closers.append(&mut group.closers);
-        if group.is_urgent() || !closers.is_empty() {
-            let changes = std::mem::take(&mut group.changes);
-            let result = match writer.write(&shared, changes, !closers.is_empty()) {
-                Ok(written) => {
-                    tokio::time::sleep(pace()).await;
-                    finish(&shared, written)
-                }
-                Err(error) => Err(error),
-            };
-            complete(&shared, group, &result);
-        }
+        let changes = std::mem::take(&mut group.changes);
+        let result = match writer.write(&shared, changes, !closers.is_empty()) {
+            Ok(written) => {
+                tokio::time::sleep(pace()).await;
+                finish(&shared, written)
+            }
+            Err(error) => Err(error),
+        };
+        complete(&shared, group, &result);
     }
     close(commands, &shared, closers, &mut writer);
 }
@@ -210,45 +245,6 @@ struct Written {
     /// Index of the last entry that the engine holds now.
     last: Option<u64>,
     is_empty: bool,
-}
-
-impl Writer {
-    /// Hands changes to the engine in their order.
-    fn write(&mut self, shared: &Shared, changes: Vec<Change>, is_last: bool) -> io::Result<Written> {
-        shared.check()?;
-        guarded(|| {
-            let mut batch = Batch::default();
-            let mut written = None;
-            if (!changes.is_empty() || is_last)
-                && let Some(id) = self.committed.take()
-            {
-                batch.commit(id).map_err(io::Error::other)?;
-            }
-            for change in changes {
-                match change {
-                    Change::Append(entries) => {
-                        for entry in &entries {
-                            batch.append(entry).map_err(io::Error::other)?;
-                            written = Some(entry.log_id.index);
-                        }
-                    }
-                    Change::Vote(vote) => batch.vote(vote).map_err(io::Error::other)?,
-                    Change::Truncate(last) => {
-                        batch.truncate(last).map_err(io::Error::other)?;
-                        let from = last.map_or(0, |last| last.index.saturating_add(1));
-                        shared.tail().truncated(from);
-                        written = written.filter(|&index| index < from);
-                    }
-                    Change::Purge(upto) => batch.purge(upto).map_err(io::Error::other)?,
-                }
-            }
-            let is_empty = batch.is_empty();
-            if !is_empty {
-                shared.engine()?.write(batch)?;
-            }
-            Ok(Written { last: written, is_empty })
-        })
-    }
 }
 
 /// Waits for the disk, then notes what it has.

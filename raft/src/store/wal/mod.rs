@@ -54,8 +54,9 @@ impl Sizes {
 
     /// How large the file with this number is, which must hold `needed` bytes besides its header.
     fn of(self, number: u64, needed: u32) -> u32 {
-        let doublings = u32::try_from(number.saturating_sub(1)).unwrap_or(u32::MAX);
-        let regular = self.first.checked_shl(doublings.min(16)).unwrap_or(self.most).clamp(self.first, self.most);
+        let doublings = number.saturating_sub(1).min(16);
+        let regular = (u64::from(self.first) << doublings).min(u64::from(self.most));
+        let regular = u32::try_from(regular).expect("it is at most the limit, which fits");
         regular.max(needed.saturating_add(HEADER_ROOM).checked_next_power_of_two().unwrap_or(u32::MAX))
     }
 }
@@ -330,4 +331,18 @@ fn read_window(file: &File, offset: u32, stop: u32, length: usize, window: &mut 
 /// The path of the log's file with this number.
 fn segment_path(directory: &Path, number: u64) -> PathBuf {
     directory.join(segment::name(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_grow_up_to_the_limit_and_beyond_it_only_for_what_would_not_fit() {
+        let sizes = |numbers: [u64; 5]| numbers.map(|number| Sizes::SHIPPED.of(number, 0) / 1024 / 1024);
+        assert_eq!(sizes([1, 2, 4, 5, 6]), [1, 2, 8, 16, 16]);
+        assert_eq!(sizes([13, 17, 33, 65, u64::MAX]), [16; 5]);
+        assert_eq!(Sizes::SHIPPED.of(1, 5 * 1024 * 1024), 8 * 1024 * 1024);
+        assert_eq!(Sizes::SHIPPED.of(9, 16 * 1024 * 1024), 32 * 1024 * 1024);
+    }
 }
