@@ -5,7 +5,8 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 9] = ["common", "vm", "image", "instancetype", "host", "cluster", "console", "peer", "agent"];
+const FILES: [&str; 11] =
+    ["common", "vm", "image", "instancetype", "host", "cluster", "console", "peer", "agent", "history", "backup"];
 
 fn main() {
     println!("cargo:rerun-if-changed=proto");

@@ -133,7 +133,7 @@ impl From<io::Error> for Failure {
 pub(crate) fn status_of(code: &str) -> ExitStatus {
     match code {
         "BE-5002" => ExitStatus::OutcomeUnknown,
-        "BE-5001" | "BE-5003" | "BE-5004" | "BE-5008" => ExitStatus::Unavailable,
+        "BE-5001" | "BE-5003" | "BE-5004" | "BE-5008" | "BE-5031" => ExitStatus::Unavailable,
         _ if code.starts_with("BE-4") => ExitStatus::Denied,
         _ => ExitStatus::Refused,
     }

@@ -10,6 +10,8 @@ use berth_state::{Applied, Batch, record};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::guard::Halt;
+
 /// How long a change may wait for a leader and a majority: longer than an election, shorter than an operator's patience.
 const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
 /// The same for a linearizable read.
@@ -20,19 +22,34 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Log {
     handle: Handle,
     leadership: watch::Receiver<Leadership>,
+    halt: Halt,
 }
 
 impl Log {
     /// Joins the log; a task translates its word on leadership until the log ends.
-    pub(crate) fn new(handle: Handle) -> Self {
+    pub(crate) fn new(handle: Handle, halt: Halt) -> Self {
         let mut theirs = handle.leadership();
-        let (sender, leadership) = watch::channel(translate(&theirs.borrow_and_update()));
+        let mut halted = halt.changes();
+        let (sender, leadership) = watch::channel(translate(&theirs.borrow_and_update(), false));
         tokio::spawn(async move {
-            while theirs.changed().await.is_ok() {
-                sender.send_replace(translate(&theirs.borrow_and_update()));
+            loop {
+                let changed = tokio::select! {
+                    changed = theirs.changed() => changed,
+                    changed = halted.changed() => changed,
+                };
+                let is_halted = halted.borrow_and_update().is_some();
+                sender.send_replace(translate(&theirs.borrow_and_update(), is_halted));
+                if changed.is_err() {
+                    return;
+                }
             }
         });
-        Self { handle, leadership }
+        Self { handle, leadership, halt }
+    }
+
+    /// Nothing is asked of the log by a member that must not serve.
+    fn permitted(&self) -> Result<(), ConsensusError> {
+        self.halt.reason().map_or(Ok(()), |why| Err(ConsensusError::Differs(why)))
     }
 }
 
@@ -42,12 +59,11 @@ fn answers_stale_reads() -> bool {
     cfg!(debug_assertions) && std::env::var_os("BERTH_TEST_STALE_READS").is_some()
 }
 
-fn translate(known: &berth_raft::Leadership) -> Leadership {
-    Leadership {
-        term: Term(known.term),
-        here: known.is_leader,
-        leader_api: known.leader.as_ref().map(|leader| leader.api_addr.clone()),
-    }
+/// A member that must not serve does not lead either, whatever the log says.
+fn translate(known: &berth_raft::Leadership, is_halted: bool) -> Leadership {
+    let leads = known.is_leader && !is_halted;
+    let leader = known.leader.as_ref().filter(|_| leads || !known.is_leader);
+    Leadership { term: Term(known.term), here: leads, leader_api: leader.map(|leader| leader.api_addr.clone()) }
 }
 
 fn encoded(batch: &Batch) -> Result<Bytes, ConsensusError> {
@@ -68,14 +84,17 @@ fn answered(outcome: Result<Bytes, ProposeError>) -> Result<Vec<Applied>, Consen
 #[async_trait]
 impl Consensus for Log {
     async fn propose(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError> {
+        self.permitted()?;
         answered(self.handle.propose(encoded(batch)?, PROPOSE_WITHIN).await)
     }
 
     async fn propose_leading(&self, batch: &Batch) -> Result<Vec<Applied>, ConsensusError> {
+        self.permitted()?;
         answered(self.handle.propose_leading(encoded(batch)?, PROPOSE_WITHIN).await)
     }
 
     async fn read_barrier(&self) -> Result<(), ConsensusError> {
+        self.permitted()?;
         if answers_stale_reads() {
             return Ok(());
         }
@@ -84,6 +103,10 @@ impl Consensus for Log {
             ReadError::Behind { .. } => ConsensusError::Stopped(error.to_string()),
             ReadError::Stopped { reason } => ConsensusError::Stopped(reason),
         })
+    }
+
+    fn halted(&self) -> Option<String> {
+        self.halt.reason()
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -7,16 +7,19 @@ use berth_raft::{BoxError, Entry, StateMachine};
 use berth_state::{Cluster, apply, record};
 use bytes::Bytes;
 
+use crate::guard::Halt;
+
 /// The state of this member, and where its changes go.
 #[derive(Debug)]
 pub(crate) struct Machine {
     cluster: Cluster,
     publisher: Publisher,
+    halt: Halt,
 }
 
 impl Machine {
-    pub(crate) fn new(publisher: Publisher) -> Self {
-        Self { cluster: Cluster::default(), publisher }
+    pub(crate) fn new(publisher: Publisher, halt: Halt) -> Self {
+        Self { cluster: Cluster::default(), publisher, halt }
     }
 }
 
@@ -26,6 +29,9 @@ impl StateMachine for Machine {
     /// A record that cannot be read halts this member, which the log does when its machine panics: it is never
     /// skipped (law 11). The process lives on and says why it does not serve.
     fn apply(&mut self, entries: &[Entry]) -> Vec<Bytes> {
+        if let Some(why) = self.halt.fatal() {
+            panic!("BE-5031: this controller serves no more: {why}");
+        }
         let mut answers = Vec::with_capacity(entries.len());
         let mut all_changes = Vec::new();
         for entry in entries {
@@ -46,13 +52,11 @@ impl StateMachine for Machine {
     }
 
     fn write(snapshot: &Cluster, out: &mut dyn Write) -> Result<(), BoxError> {
-        Ok(out.write_all(&record::encode_snapshot(snapshot)?)?)
+        Ok(record::write_snapshot(snapshot, out)?)
     }
 
     fn restore(&mut self, from: &mut dyn Read) -> Result<(), BoxError> {
-        let mut bytes = Vec::new();
-        from.read_to_end(&mut bytes)?;
-        self.cluster = record::decode_snapshot(&bytes)?;
+        self.cluster = record::read_snapshot(from)?;
         self.publisher.replaced(&self.cluster);
         Ok(())
     }

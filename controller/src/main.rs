@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use berth_controller::config::Config;
 use berth_controller::formation::{Init, Join};
+use berth_controller::restore::{ForceNewCluster, Restore};
 use clap::{Parser, Subcommand};
 
 /// One member of Berth's replicated controller.
@@ -34,6 +35,8 @@ struct Arguments {
 enum Command {
     Init(Init),
     Join(Join),
+    Restore(Restore),
+    ForceNewCluster(ForceNewCluster),
 }
 
 impl Command {
@@ -41,6 +44,8 @@ impl Command {
         match self {
             Self::Init(init) => init.run(),
             Self::Join(join) => join.run(),
+            Self::Restore(restore) => restore.run(),
+            Self::ForceNewCluster(force) => force.run(),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::consensus::Log;
 use crate::environment::Machine as Clock;
 use crate::grpc;
+use crate::guard::{self, Halt};
 use crate::links::{TlsLinks, incoming};
 use crate::machine::Machine;
 use crate::peers::Peers;
@@ -32,18 +33,23 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let raft = bind(&config.raft_listen).await?;
 
     let (publisher, views) = Publisher::new();
+    let halt = Halt::new();
     let links = Arc::new(TlsLinks(credentials.clone()));
     let mut options = berth_raft::Options::new(config.id(), &config.data_dir, config.members(), links);
     options.max_payload_bytes = LARGEST_ENTRY;
-    let (log, service) = berth_raft::open(options, Machine::new(publisher)).await?;
+    let (log, service) = berth_raft::open(options, Machine::new(publisher, halt.clone())).await?;
 
     let members =
         berth_pki::accept(raft, credentials.server_config(Allow::only([Role::Controller])), Limits::default());
     let raft_stop = tokio_util::sync::CancellationToken::new();
     let raft_served = tokio::spawn(service.run(incoming(members), raft_stop.clone().cancelled_owned()));
 
-    let control = Control::new(Arc::new(Log::new(log.clone())), Arc::new(Clock), Arc::new(FileKey(key)), views);
+    let control =
+        Control::new(Arc::new(Log::new(log.clone(), halt.clone())), Arc::new(Clock), Arc::new(FileKey(key)), views);
     let leading = tokio::spawn(leader::run(control.clone(), config.cluster()));
+
+    let peers = Peers(credentials.clone());
+    let guarding = tokio::spawn(guard::run(control.clone(), log.clone(), peers, halt));
 
     let clients = berth_pki::accept(api, credentials.server_config(Allow::AnyRole), Limits::default());
     let shared = grpc::Shared {
@@ -77,6 +83,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         }
     };
     leading.abort();
+    guarding.abort();
     raft_stop.cancel();
     log.shutdown().await;
     if let Ok(Err(error)) = raft_served.await {

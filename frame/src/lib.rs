@@ -14,6 +14,8 @@
 //! All numbers are little-endian. The checksum is CRC-32 (IEEE) over the first twelve bytes and the body. The body is the
 //! caller's; the `*_value` functions put a [postcard](https://docs.rs/postcard) encoding there.
 
+pub mod backup;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

@@ -18,6 +18,7 @@ mod error;
 mod handle;
 mod machine;
 mod net;
+mod offline;
 mod open;
 mod options;
 mod runtime;
@@ -34,6 +35,7 @@ pub use error::{OpenError, ProposeError, ReadError, ServeError, TransferError};
 pub use handle::{Handle, ReadMode};
 pub use machine::{BoxError, Entry, StateMachine};
 pub use net::service::Service;
+pub use offline::{Recovered, recover, seed};
 pub use open::open;
 pub use options::{
     DEFAULT_MAX_PAYLOAD_BYTES, Io, Links, MAX_PAYLOAD_BYTES, Member, NewMember, Options, PeerIo, SnapshotPolicy, Timing,

@@ -104,6 +104,9 @@ pub(crate) enum Command {
     /// Hosts: the machines that carry VMs
     #[command(subcommand)]
     Host(HostVerb),
+    /// The past: who changed what, and how things were
+    #[command(subcommand)]
+    History(HistoryVerb),
     /// Images: names for the bytes that disks start as
     #[command(subcommand)]
     Image(image::Verb),
@@ -139,6 +142,58 @@ pub(crate) enum HostVerb {
         /// The host's name
         name: String,
     },
+    /// List orphans: VMs that run on a host and that the cluster does not know, as after a restore
+    Orphans,
+    /// Remove an orphan and its disk from its host
+    RemoveOrphan {
+        /// The host's name
+        host: String,
+        /// The orphan's uid
+        uid: String,
+        /// Really: its disk is lost
+        #[arg(long)]
+        yes: bool,
+        /// Name the request, to send it again safely: a UUID of version 7
+        #[arg(long, value_name = "UUID")]
+        request_id: Option<String>,
+    },
+}
+
+/// What to do with the past.
+#[derive(Subcommand, Debug)]
+pub(crate) enum HistoryVerb {
+    /// Who changed a VM and when, or with --revision the VM as it was
+    Vm(Past),
+    /// Who changed a host and when, or with --revision the host as it was
+    Host(Past),
+    /// Who changed an image and when, or with --revision the image as it was
+    Image(Past),
+    /// Changes of everything, the newest first
+    #[command(alias = "ls")]
+    List {
+        /// Only after this revision
+        #[arg(long, value_name = "REVISION")]
+        since: Option<u64>,
+        /// Only asked for by this actor, as `ada` or `operator/ada`
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        actor: String,
+        /// At most this many
+        #[arg(long, value_name = "COUNT", default_value_t = 50)]
+        limit: u32,
+    },
+}
+
+/// The past of one object.
+#[derive(ClapArgs, Debug)]
+pub(crate) struct Past {
+    /// The object's name
+    pub(crate) name: String,
+    /// Show it as it was at this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<u64>,
+    /// At most this many changes
+    #[arg(long, value_name = "COUNT", default_value_t = 50, conflicts_with = "revision")]
+    pub(crate) limit: u32,
 }
 
 /// What to do with instance types.
@@ -154,6 +209,14 @@ pub(crate) enum InstanceTypeVerb {
 pub(crate) enum ClusterVerb {
     /// Show the controllers: who leads, who is reachable, how far each has come
     Status,
+    /// Write a backup of the cluster's state to a file, while it runs; or check one
+    Backup {
+        /// The file; it must not exist yet, unless it is to be checked
+        file: PathBuf,
+        /// Check the file instead: whether it is whole, and what it is of
+        #[arg(long)]
+        verify: bool,
+    },
 }
 
 #[cfg(test)]

@@ -18,6 +18,20 @@ pub(crate) enum Verb {
     Show {
         /// The VM's name
         name: String,
+        /// Show it as it was at this revision
+        #[arg(long, value_name = "REVISION")]
+        revision: Option<u64>,
+    },
+    /// Make a VM of an orphan: one that runs on a host and that the cluster does not know
+    Adopt {
+        /// The orphan's uid, as 'berth host orphans' shows it
+        uid: String,
+        /// The host that lists it; needed only if several do
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Name the request, to send it again safely: a UUID of version 7
+        #[arg(long, value_name = "UUID")]
+        request_id: Option<String>,
     },
     /// Let a VM run
     Start(Change),

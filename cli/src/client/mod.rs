@@ -65,6 +65,11 @@ impl Client {
         })
     }
 
+    /// How many controllers there are to ask.
+    pub(crate) fn endpoints(&self) -> usize {
+        self.endpoints.len()
+    }
+
     /// The controller that is asked at present.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoints[self.at]

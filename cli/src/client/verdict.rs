@@ -88,7 +88,7 @@ pub(crate) fn judge(endpoint: &str, trouble: &Trouble) -> Verdict {
         Trouble::Connection(_) => Verdict::Elsewhere { may_have_arrived: false },
         Trouble::Status(carried, _) => match (carried.code.as_deref(), carried.grpc) {
             // No leader, or a store that failed: said before anything was proposed.
-            (Some("BE-5001" | "BE-5003"), _) => Verdict::Elsewhere { may_have_arrived: false },
+            (Some("BE-5001" | "BE-5003" | "BE-5031"), _) => Verdict::Elsewhere { may_have_arrived: false },
             // The controller itself does not know, or ran out of time: the same id will tell.
             (Some("BE-5002" | "BE-5004"), _) => Verdict::Elsewhere { may_have_arrived: true },
             // Made by the transport, not by Berth: the connection broke, or a controller is going down.

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod completion;
+mod history;
 mod host;
 mod image;
 mod instancetype;
@@ -15,7 +16,9 @@ use berth_model::Timestamp;
 use berth_proto::v1;
 use serde::Serialize;
 
-use crate::args::{Args, ClusterVerb, Command, Global, HostVerb, InstanceTypeVerb, image as image_args, vm as vm_args};
+use crate::args::{
+    Args, ClusterVerb, Command, Global, HistoryVerb, HostVerb, InstanceTypeVerb, image as image_args, vm as vm_args,
+};
 use crate::client::{self, Client, Effect};
 use crate::exit::ExitStatus;
 use crate::failure::Failure;
@@ -110,7 +113,11 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
             match verb {
                 vm_args::Verb::Create(_) => unreachable!("matched above"),
                 vm_args::Verb::List(list) => vm::list::run(session, list).await,
-                vm_args::Verb::Show { name } => vm::show::run(session, name).await,
+                vm_args::Verb::Show { name, revision: None } => vm::show::run(session, name).await,
+                vm_args::Verb::Show { name, revision: Some(revision) } => {
+                    history::at(session, v1::ObjectKind::Vm, name, revision).await
+                }
+                vm_args::Verb::Adopt { uid, host, request_id } => vm::adopt::run(session, uid, host, request_id).await,
                 vm_args::Verb::Start(change) => vm::start::run(session, change).await,
                 vm_args::Verb::Stop(change) => vm::stop::run(session, change).await,
                 vm_args::Verb::Restart(change) => vm::restart::run(session, change).await,
@@ -125,6 +132,10 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
             match verb {
                 HostVerb::List => host::list::run(session).await,
                 HostVerb::Show { name } => host::show::run(session, name).await,
+                HostVerb::Orphans => host::orphans::run(session).await,
+                HostVerb::RemoveOrphan { host, uid, yes, request_id } => {
+                    host::orphans::remove(session, host, uid, yes, request_id).await
+                }
             }
         }
         Command::Image(verb) => {
@@ -137,6 +148,22 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
             }
         }
         Command::InstanceType(InstanceTypeVerb::List) => instancetype::list::run(Session::open(global, printer)?).await,
+        Command::History(verb) => {
+            let session = Session::open(global, printer)?;
+            match verb {
+                HistoryVerb::Vm(past) => history::of(session, v1::ObjectKind::Vm, past).await,
+                HistoryVerb::Host(past) => history::of(session, v1::ObjectKind::Host, past).await,
+                HistoryVerb::Image(past) => history::of(session, v1::ObjectKind::Image, past).await,
+                HistoryVerb::List { since, actor, limit } => history::list(session, since, actor, limit).await,
+            }
+        }
+        // A file is checked without a cluster.
+        Command::Cluster(ClusterVerb::Backup { file, verify: true }) => {
+            cluster::backup::verify(&global, printer, &file)
+        }
+        Command::Cluster(ClusterVerb::Backup { file, verify: false }) => {
+            cluster::backup::run(Session::open(global, printer)?, file).await
+        }
         Command::Cluster(ClusterVerb::Status) => cluster::status::run(Session::open(global, printer)?).await,
     }
 }

@@ -3,7 +3,7 @@
 use super::table::{Cell, Table, Tone};
 use super::{Style, conditions, dash, fields, indented, moment, pairs, section, short_digest, yes};
 use crate::view::HostView;
-use crate::view::host::{AcceleratorView, HugepagesView, ThreadUse, ThreadView};
+use crate::view::host::{AcceleratorView, HugepagesView, OrphanOnHost, ThreadUse, ThreadView};
 use std::fmt::Write as _;
 
 /// The list.
@@ -99,6 +99,33 @@ pub(crate) fn show(host: &HostView, style: Style) -> String {
     }
     text.push_str(&conditions(&status.conditions, style));
     text
+}
+
+/// Orphans of all hosts.
+pub(crate) fn orphans(orphans: &[OrphanOnHost], style: Style) -> String {
+    if orphans.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["HOST", "UID", "CALLED", "STATE", "CPUS", "MEMORY", "ADOPTABLE"]);
+    for orphan in orphans {
+        let state = if orphan.running { "running" } else { "stopped" };
+        let (cpus, memory, adoptable) = if orphan.adoptable {
+            (orphan.cpus.to_string(), berth_model::Bytes(orphan.memory_bytes).to_string(), Cell::plain("yes"))
+        } else {
+            let why = Cell::toned("no: its host does not remember what it was given", Tone::Waiting);
+            ("-".to_owned(), "-".to_owned(), why)
+        };
+        table.row([
+            Cell::plain(&orphan.host),
+            Cell::plain(&orphan.vm),
+            Cell::plain(&orphan.called),
+            Cell::plain(state),
+            Cell::plain(cpus),
+            Cell::plain(memory),
+            adoptable,
+        ]);
+    }
+    table.render(style.colour)
 }
 
 fn accelerator(view: &AcceleratorView) -> String {

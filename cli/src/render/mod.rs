@@ -1,6 +1,7 @@
 //! Views as text for people. Every function here is pure; colour is an argument and never carries meaning alone.
 
 pub(crate) mod cluster;
+pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instancetype;
@@ -51,7 +52,7 @@ fn moment(time: Timestamp, style: Style) -> String {
 }
 
 /// Lines of `label  value`, the values one below the other.
-fn fields(rows: &[(&str, String)]) -> String {
+pub(crate) fn fields(rows: &[(&str, String)]) -> String {
     let width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or_default() + 1;
     let lines: Vec<_> =
         rows.iter().map(|(label, value)| format!("{:<width$}  {value}\n", format!("{label}:"))).collect();

@@ -158,6 +158,7 @@ fn one_host() -> v1::Host {
             ),
         ]),
         orphans: vec![v1::Orphan { vm: "zzz".into(), called: "default/lost".into(), running: true }],
+        holdings: Vec::new(),
         r#use: Some(v1::HostUse {
             booked: vec![
                 v1::BookedThread { thread: 2, vm: "x".into(), called: "default/web-1".into(), vcpu: 0 },

@@ -125,6 +125,20 @@ pub(crate) struct OrphanView {
     pub(crate) running: bool,
 }
 
+/// An orphan and where it is.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct OrphanOnHost {
+    pub(crate) host: String,
+    pub(crate) vm: String,
+    pub(crate) called: String,
+    pub(crate) running: bool,
+    /// Whether the host remembers what it was given, so that a VM can be made of it.
+    pub(crate) adoptable: bool,
+    pub(crate) cpus: u32,
+    pub(crate) memory_bytes: u64,
+}
+
 impl HostView {
     /// Threads in total, kept for the host, booked, free.
     pub(crate) fn thread_counts(&self) -> (usize, usize, usize, usize) {
@@ -153,6 +167,7 @@ impl From<v1::Host> for HostView {
             images,
             orphans,
             r#use: used,
+            holdings: _,
         } = wire;
         let v1::Inventory { topology, reserve, memory: _, hugepages: _, accelerator: report, versions, overlap } =
             inventory.unwrap_or_default();

@@ -4,6 +4,7 @@
 //! person from seeing the rest.
 
 pub(crate) mod cluster;
+pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instancetype;
@@ -15,6 +16,7 @@ use berth_proto::v1;
 use serde::{Serialize, Serializer};
 
 pub(crate) use cluster::ClusterView;
+pub(crate) use history::{ChangeView, HistoryView};
 pub(crate) use host::HostView;
 pub(crate) use image::ImageView;
 pub(crate) use instancetype::InstanceTypeView;
@@ -90,6 +92,7 @@ wire_enums! {
     StopReason = "STOP_REASON_";
     Liveness = "LIVENESS_";
     MemberRole = "MEMBER_ROLE_";
+    ObjectKind = "OBJECT_KIND_";
 }
 
 /// The name of an enum's value in UpperCamelCase; a value that this program does not know stays a number.

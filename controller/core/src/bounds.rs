@@ -40,6 +40,17 @@ pub(crate) fn take(report: &mut Report) -> Result<(), String> {
         ("VMs", report.vms.len(), THINGS),
         ("images", report.images.len(), THINGS),
         ("orphans", report.orphans.as_ref().map_or(0, Vec::len), THINGS),
+        ("holdings", report.holdings.len(), THINGS),
+        (
+            "CPU threads of a holding",
+            report.holdings.iter().map(|held| held.resources.vcpus.len()).max().unwrap_or(0),
+            threads,
+        ),
+        (
+            "memory parts of a holding",
+            report.holdings.iter().map(|held| held.resources.memory.len()).max().unwrap_or(0),
+            NODES,
+        ),
         ("CPU threads", inventory.map_or(0, |held| held.topology.threads.len()), threads),
         ("memory nodes", inventory.map_or(0, |held| held.memory.len()), NODES),
         ("hugepage pools", inventory.map_or(0, |held| held.hugepages.len()), NODES),

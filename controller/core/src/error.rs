@@ -4,6 +4,7 @@
 //! a page in `docs/errors`.
 
 use berth_state::Rejection;
+use berth_state::history::NotAt;
 
 use crate::ports::ConsensusError;
 
@@ -97,11 +98,35 @@ impl From<Rejection> for Error {
                 .hint("give the host another name, or its old data directory back: a host is known by the uid that lies there"),
             Rejection::TooManyLabels { .. } => Self::new(Kind::Invalid, "BE-1013", message)
                 .hint("remove some, or keep in annotations what nothing selects by"),
+            Rejection::NoOrphan { .. } => Self::new(Kind::NotFound, "BE-5034", message)
+                .hint("'berth host orphans' shows what hosts list; an orphan that went away needs nothing more"),
+            Rejection::NothingHeld { .. } => Self::new(Kind::Precondition, "BE-5035", message)
+                .hint("create a VM anew and move the data over, then remove the orphan with 'berth host remove-orphan'"),
+            Rejection::OrphanIsVm { .. } => Self::new(Kind::Precondition, "BE-5036", message)
+                .hint("look at it with 'berth vm show'; delete that VM first, or adopt the orphan if the VM waits for a host"),
             Rejection::AlreadyBootstrapped
             | Rejection::NeedsClusterVersion { .. }
             | Rejection::PlanOutdated
             | Rejection::DoesNotFit(_)
             | Rejection::HostNotTaking { .. } => Self::new(Kind::Precondition, "BE-2003", message),
+        }
+    }
+}
+
+impl From<NotAt> for Error {
+    fn from(error: NotAt) -> Self {
+        let message = error.to_string();
+        match error {
+            NotAt::Compacted { oldest, .. } => Self::new(Kind::OutOfRange, "BE-5005", message)
+                .hint(format!("the oldest revision that can be asked for is {oldest}")),
+            NotAt::Future { .. } => {
+                Self::new(Kind::OutOfRange, "BE-5030", message).hint("ask for a revision that was, or without one")
+            }
+            NotAt::Record(error) => {
+                let mut problem = Self::new(Kind::Internal, "BE-9001", "the history of this controller cannot be read");
+                problem.context = Some(error.to_string());
+                problem
+            }
         }
     }
 }
@@ -116,6 +141,10 @@ impl From<ConsensusError> for Error {
             ConsensusError::Unknown(why) => {
                 Self::new(Kind::Unknown, "BE-5002", format!("whether it was carried out is not known: {why}"))
                     .hint("repeat with the same request id: it is never carried out twice")
+            }
+            ConsensusError::Differs(why) => {
+                Self::new(Kind::Unavailable, "BE-5031", format!("this controller does not serve: {why}"))
+                    .hint("ask another controller; this one's operator finds in its log what to do")
             }
             ConsensusError::Stopped(why) => {
                 Self::new(Kind::Unavailable, "BE-5003", format!("this controller cannot serve: {why}"))

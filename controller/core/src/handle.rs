@@ -8,9 +8,9 @@ use berth_model::{Actor, RequestId, Revision, VmUid};
 use berth_state::requests::Verdict;
 use berth_state::{Applied, Batch, Body, Cluster, Command, Outcome, Rejection};
 
-use crate::admit::{self, CreateImage, CreateVm, Target, UpdateLabels};
+use crate::admit::{self, CreateImage, CreateVm, OrphanTarget, Target, UpdateLabels};
 use crate::error::{Error, Kind};
-use crate::ports::{Consensus, Environment, Leadership, Seal};
+use crate::ports::{Consensus, ConsensusError, Environment, Leadership, Seal};
 use crate::publish::Views;
 use crate::status;
 
@@ -99,6 +99,9 @@ impl Control {
             Consistency::Linearizable => self.consensus.read_barrier().await?,
             Consistency::Stale => {}
         }
+        if let Some(why) = self.consensus.halted() {
+            return Err(ConsensusError::Differs(why).into());
+        }
         Ok(self.now_applied())
     }
 
@@ -164,6 +167,24 @@ impl Control {
                 Err(Error::new(Kind::NotFound, "BE-2002", format!("there is no image {name:?}"))
                     .hint("'berth image list' shows what is there"))
             }
+        })
+        .await
+    }
+
+    /// Makes a VM of an orphan on this host.
+    pub async fn adopt_orphan(&self, caller: &Caller, target: &OrphanTarget) -> Result<Answer, Error> {
+        self.change(caller, |view| {
+            let (host, vm) = admit::find_orphan(view, target)?;
+            Ok(Body::AdoptOrphan { host, vm, expect: target.expect() })
+        })
+        .await
+    }
+
+    /// Has an orphan on this host removed with its disk.
+    pub async fn remove_orphan(&self, caller: &Caller, target: &OrphanTarget) -> Result<Answer, Error> {
+        self.change(caller, |view| {
+            let (host, vm) = admit::find_orphan(view, target)?;
+            Ok(Body::RemoveOrphan { host, vm, expect: target.expect() })
         })
         .await
     }

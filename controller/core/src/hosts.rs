@@ -157,10 +157,10 @@ impl Control {
         leadership: &mut tokio::sync::watch::Receiver<crate::ports::Leadership>,
         lead: &crate::ports::Leadership,
     ) -> Result<(), Error> {
-        let (to_fold, mut folding) = mpsc::channel::<(u64, Body)>(REPORTS_WAITING);
+        let (to_fold, mut folding) = mpsc::channel::<(u64, Vec<Body>)>(REPORTS_WAITING);
         let fold = async {
-            while let Some((number, body)) = folding.recv().await {
-                self.fold(session_actor(), body).await?;
+            while let Some((number, bodies)) = folding.recv().await {
+                self.fold(&session_actor(), bodies).await?;
                 send(outbound, ToHost::ReportAck { number }).await;
             }
             Ok::<(), Error>(())
@@ -189,11 +189,16 @@ impl Control {
                             self.heard.note(session.host(), self.environment.uptime());
                             let (number, mut report) = (report.number, Report::clone(&report));
                             bounds::take(&mut report).map_err(|why| Error::invalid("BE-1009", why))?;
+                            let holdings = std::mem::take(&mut report.holdings);
                             let Some(body) = session.report(report) else {
                                 let message = format!("report {number} is out of turn in its session");
                                 return Err(Error::invalid("BE-1007", message));
                             };
-                            if to_fold.try_send((number, body)).is_err() {
+                            let mut bodies = vec![body];
+                            if !holdings.is_empty() {
+                                bodies.push(Body::NoteHoldings { host: session.host(), holdings });
+                            }
+                            if to_fold.try_send((number, bodies)).is_err() {
                                 return Err(Error::invalid("BE-1009", "more reports than were acknowledged"));
                             }
                         }
@@ -218,8 +223,9 @@ impl Control {
         }
     }
 
-    async fn fold(&self, actor: Actor, body: Body) -> Result<(), Error> {
-        let batch = Batch { at: self.environment.now(), commands: vec![Command { request: None, actor, body }] };
+    async fn fold(&self, actor: &Actor, bodies: Vec<Body>) -> Result<(), Error> {
+        let command = |body| Command { request: None, actor: actor.clone(), body };
+        let batch = Batch { at: self.environment.now(), commands: bodies.into_iter().map(command).collect() };
         for applied in self.consensus.propose_leading(&batch).await? {
             if let Err(rejection) = applied.result {
                 tracing::warn!("a host's report was not accepted: {rejection}");

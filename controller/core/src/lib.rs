@@ -7,6 +7,7 @@
 
 pub mod admit;
 mod bounds;
+pub mod checkpoints;
 pub mod desired;
 pub mod error;
 pub mod handle;

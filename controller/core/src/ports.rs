@@ -15,6 +15,9 @@ pub enum ConsensusError {
     /// It may have been carried out.
     #[error("the outcome is not known: {0}")]
     Unknown(String),
+    /// This member's state is not that of the others.
+    #[error("this member's state differs: {0}")]
+    Differs(String),
     /// This member cannot serve.
     #[error("this member cannot serve: {0}")]
     Stopped(String),
@@ -51,6 +54,11 @@ pub trait Consensus: Send + Sync + 'static {
 
     /// After this returns, the view of this member shows everything that was committed before the call.
     async fn read_barrier(&self) -> Result<(), ConsensusError>;
+
+    /// Why this member must answer nothing at all, not even what it has at hand; none as long as it may.
+    fn halted(&self) -> Option<String> {
+        None
+    }
 
     /// Who leads.
     fn leadership(&self) -> watch::Receiver<Leadership>;

@@ -152,7 +152,7 @@ struct Overlay<'a> {
 
 impl Overlay<'_> {
     fn bookings(&self, host: HostUid) -> Arc<HostBookings> {
-        self.changed.get(&host).or_else(|| self.view.bookings(host)).cloned().unwrap_or_default()
+        self.changed.get(&host).cloned().unwrap_or_else(|| self.view.occupied(host))
     }
 
     fn book(&mut self, host: HostUid, vm: VmUid, resources: &Resources) {

@@ -30,7 +30,8 @@ macro_rules! changes {
 
 changes! {
     v1::CreateVmRequest, v1::StartVmRequest, v1::StopVmRequest, v1::RestartVmRequest, v1::DeleteVmRequest,
-    v1::UpdateLabelsRequest, v1::CreateImageRequest, v1::DeleteImageRequest,
+    v1::UpdateLabelsRequest, v1::CreateImageRequest, v1::DeleteImageRequest, v1::AdoptOrphanRequest,
+    v1::RemoveOrphanRequest,
 }
 
 /// The caller of a change, the request's id as text, and the request itself.

@@ -1,6 +1,7 @@
 //! Hosts, for operators.
 
-use berth_control::{Kind, admit, status};
+use berth_control::admit::OrphanTarget;
+use berth_control::{Answer, Kind, admit, status};
 use berth_model::host::Host;
 use berth_proto::convert::host_to_wire;
 use berth_proto::convert::host_use;
@@ -16,7 +17,29 @@ pub(super) struct Service(pub(super) Shared);
 
 fn wire(view: &Cluster, host: &Host) -> v1::Host {
     let used = host_use(host, view.vms_on(host.uid()).map(AsRef::as_ref));
-    host_to_wire(host, &status::host_conditions(view, host), used)
+    let holdings = view.holdings_on(host.uid()).map(|held| v1::Holding::from(&**held)).collect();
+    v1::Host { holdings, ..host_to_wire(host, &status::host_conditions(view, host), used) }
+}
+
+fn orphan(write: Option<&v1::Write>, host: String, vm: String) -> OrphanTarget {
+    OrphanTarget {
+        host,
+        host_uid: write.and_then(|write| write.expected_uid.clone()).unwrap_or_default(),
+        revision: write.and_then(|write| write.expected_revision),
+        vm,
+    }
+}
+
+fn answer(answer: &Answer, request_id: String) -> Response<v1::OrphanAnswer> {
+    let vm = answer.vm().map(|(vm, _)| vm);
+    let meta = vm.as_ref().map(|vm| &vm.meta);
+    Response::new(v1::OrphanAnswer {
+        project: meta.map(|meta| meta.project.to_string()).unwrap_or_default(),
+        name: meta.map(|meta| meta.name.to_string()).unwrap_or_default(),
+        vm: meta.map(|meta| meta.uid.to_string()).unwrap_or_default(),
+        revision: answer.revision.0,
+        request_id,
+    })
 }
 
 #[tonic::async_trait]
@@ -41,6 +64,26 @@ impl HostService for Service {
         };
         let hosts = page.into_iter().map(|host| wire(&view, host)).collect();
         Ok(Response::new(v1::ListHostsResponse { hosts, next_page_token, revision: view.revision.0 }))
+    }
+
+    async fn adopt_orphan(
+        &self,
+        request: Request<v1::AdoptOrphanRequest>,
+    ) -> Result<Response<v1::OrphanAnswer>, Status> {
+        let (caller, id, v1::AdoptOrphanRequest { write, host, vm }) = caller::change("AdoptOrphan", request)?;
+        let target = orphan(write.as_ref(), host, vm);
+        let done = self.0.control.adopt_orphan(&caller, &target).await.map_err(error::status)?;
+        Ok(answer(&done, id))
+    }
+
+    async fn remove_orphan(
+        &self,
+        request: Request<v1::RemoveOrphanRequest>,
+    ) -> Result<Response<v1::OrphanAnswer>, Status> {
+        let (caller, id, v1::RemoveOrphanRequest { write, host, vm }) = caller::change("RemoveOrphan", request)?;
+        let target = orphan(write.as_ref(), host, vm);
+        let done = self.0.control.remove_orphan(&caller, &target).await.map_err(error::status)?;
+        Ok(answer(&done, id))
     }
 
     async fn get_host(&self, request: Request<v1::GetHostRequest>) -> Result<Response<v1::HostAnswer>, Status> {

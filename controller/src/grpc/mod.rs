@@ -4,10 +4,12 @@
 //! serves on every call.
 
 mod agent;
+mod backup;
 mod caller;
 mod cluster;
 mod console;
 mod error;
+mod history;
 mod host;
 mod image;
 mod instancetype;
@@ -23,8 +25,10 @@ use std::time::Duration;
 use berth_control::Control;
 use berth_pki::{Accepted, Identity, Role};
 use berth_proto::v1::agent_service_server::AgentServiceServer;
+use berth_proto::v1::backup_service_server::BackupServiceServer;
 use berth_proto::v1::cluster_service_server::ClusterServiceServer;
 use berth_proto::v1::console_service_server::ConsoleServiceServer;
+use berth_proto::v1::history_service_server::HistoryServiceServer;
 use berth_proto::v1::host_service_server::HostServiceServer;
 use berth_proto::v1::image_service_server::ImageServiceServer;
 use berth_proto::v1::instance_type_service_server::InstanceTypeServiceServer;
@@ -131,6 +135,8 @@ pub(crate) async fn serve(
         .add_service(guarded!(ImageServiceServer, image::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(InstanceTypeServiceServer, instancetype::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(ClusterServiceServer, cluster::Service(context.clone()), ADMIN, limit))
+        .add_service(guarded!(HistoryServiceServer, history::Service(context.clone()), ADMIN, limit))
+        .add_service(guarded!(BackupServiceServer, backup::Service(context.clone()), &[Role::Operator], limit))
         .add_service(guarded!(ConsoleServiceServer, console::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(PeerServiceServer, peer::Service(context.clone()), &[Role::Controller], limit))
         .add_service(guarded!(AgentServiceServer, agent::Service(context.clone()), &[Role::Host], AGENT_MESSAGE_LIMIT))

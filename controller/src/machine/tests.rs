@@ -11,7 +11,7 @@ use super::Machine;
 
 fn machine() -> (Machine, Views) {
     let (publisher, views) = Publisher::new();
-    (Machine::new(publisher), views)
+    (Machine::new(publisher, crate::guard::Halt::new()), views)
 }
 
 fn entry(index: u64, body: Body) -> Entry {

@@ -52,6 +52,9 @@ pub fn audit(cluster: &Cluster) -> Vec<String> {
     hosts(cluster, &mut broken);
     requests(cluster, &mut broken);
     let recomputed: imbl::OrdMap<_, _> = bookings.into_iter().map(|(host, held)| (host, Arc::new(held))).collect();
+    if cluster.summed() != cluster.sum || cluster.requests.summed() != cluster.requests.sum {
+        broken.push("the digest is not that of the state".into());
+    }
     if recomputed != cluster.bookings {
         broken.push("the ledger is not what the assignments add up to".into());
     }

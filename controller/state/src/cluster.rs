@@ -5,12 +5,16 @@ use std::sync::Arc;
 use berth_model::host::Host;
 use berth_model::image::Image;
 use berth_model::instancetype::InstanceType;
+use berth_model::session::Holding;
 use berth_model::vm::Vm;
 use berth_model::{ClusterId, HostUid, Incarnation, Name, Revision, Timestamp, VmUid};
-use imbl::OrdMap;
+use imbl::{OrdMap, Vector};
 
+use crate::digest::{Checkpoint, Digest, Part};
+use crate::history::History;
 use crate::ledger::HostBookings;
 use crate::outcome::{Change, Object};
+use crate::record;
 use crate::requests::Requests;
 
 /// What is known of the cluster as a whole, from its bootstrap on.
@@ -43,8 +47,16 @@ pub struct Cluster {
     pub images: OrdMap<Name, Arc<Image>>,
     /// All instance types.
     pub instance_types: OrdMap<Name, Arc<InstanceType>>,
+    /// What hosts remember of their orphans, by host and VM.
+    pub holdings: OrdMap<(HostUid, VmUid), Arc<Holding>>,
     /// Answers to remembered requests (law 8).
     pub requests: Requests,
+    /// Who changed what, and how each object was.
+    pub history: History,
+    /// The digest at the last points where members compare.
+    pub checkpoints: Vector<Checkpoint>,
+    /// The digest's sum over all objects.
+    pub(crate) sum: Digest,
     /// Index: VM by project and name.
     pub(crate) vm_names: OrdMap<(Name, Name), VmUid>,
     /// Index: host by name.
@@ -93,6 +105,40 @@ impl Cluster {
     /// What is booked on a host.
     pub fn bookings(&self, host: HostUid) -> Option<&Arc<HostBookings>> {
         self.bookings.get(&host)
+    }
+
+    /// What a host remembers of its orphans, in ascending order of uid.
+    pub fn holdings_on(&self, host: HostUid) -> impl Iterator<Item = &Arc<Holding>> {
+        // A host has few orphans, and a cluster has few hosts that have any.
+        self.holdings.iter().filter(move |((held, _), _)| *held == host).map(|(_, holding)| holding)
+    }
+
+    /// What is booked on a host, and what its orphans hold there besides: nobody else is placed on that.
+    pub fn occupied(&self, host: HostUid) -> Arc<HostBookings> {
+        self.occupied_by_others(host, None)
+    }
+
+    /// What is booked on a host and what its orphans but this one hold there.
+    pub(crate) fn occupied_by_others(&self, host: HostUid, but: Option<VmUid>) -> Arc<HostBookings> {
+        let mut occupied = self.bookings.get(&host).cloned().unwrap_or_default();
+        for holding in self.holdings_on(host).filter(|holding| Some(holding.vm) != but) {
+            Arc::make_mut(&mut occupied).book(holding.vm, &holding.resources);
+        }
+        occupied
+    }
+
+    /// Keeps what a host remembers of one of its orphans.
+    pub(crate) fn put_holding(&mut self, host: HostUid, holding: Holding) {
+        self.remove_holding(host, holding.vm);
+        self.sum.add(Part::Holding, &[&record::encode_holding(host, &holding)]);
+        self.holdings.insert((host, holding.vm), Arc::new(holding));
+    }
+
+    /// Forgets what a host remembers of an orphan.
+    pub(crate) fn remove_holding(&mut self, host: HostUid, vm: VmUid) {
+        if let Some(held) = self.holdings.remove(&(host, vm)) {
+            self.sum.remove(Part::Holding, &[&record::encode_holding(host, &held)]);
+        }
     }
 
     /// The host that lists this VM as an orphan: a domain of it exists there which the cluster did not place, as after an

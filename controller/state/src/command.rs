@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use berth_model::host::Liveness;
 use berth_model::image::ImageSpec;
-use berth_model::session::Report;
+use berth_model::session::{Holding, Report};
 use berth_model::vm::{Resources, RunStrategy, VmSpec};
 use berth_model::{
     Actor, BootId, ClusterId, Generation, HostUid, ImageUid, Name, RequestId, Revision, Timestamp, VmUid,
@@ -146,6 +146,31 @@ pub enum Body {
         /// What the operator saw.
         expect: Expect,
     },
+    /// A host said what it remembers of its orphans, together with a report that names them.
+    NoteHoldings {
+        /// Which host.
+        host: HostUid,
+        /// What it remembers.
+        holdings: Vec<Holding>,
+    },
+    /// An operator makes a VM of an orphan.
+    AdoptOrphan {
+        /// Where it is.
+        host: HostUid,
+        /// Which.
+        vm: VmUid,
+        /// What the operator saw of the host.
+        expect: Expect,
+    },
+    /// An operator has an orphan removed with its disk.
+    RemoveOrphan {
+        /// Where it is.
+        host: HostUid,
+        /// Which.
+        vm: VmUid,
+        /// What the operator saw of the host.
+        expect: Expect,
+    },
 }
 
 /// Who a host is and where it answers, as its session's first word said and its certificate proved.
@@ -177,6 +202,9 @@ impl Body {
             Self::Assign { .. } => "Assign",
             Self::NoteUnplaced { .. } => "NoteUnplaced",
             Self::SetLabels { .. } => "SetLabels",
+            Self::NoteHoldings { .. } => "NoteHoldings",
+            Self::AdoptOrphan { .. } => "AdoptOrphan",
+            Self::RemoveOrphan { .. } => "RemoveOrphan",
         }
     }
 
@@ -194,7 +222,10 @@ impl Body {
             | Self::SetLiveness { .. }
             | Self::Assign { .. }
             | Self::NoteUnplaced { .. }
-            | Self::SetLabels { .. } => 1,
+            | Self::SetLabels { .. }
+            | Self::NoteHoldings { .. }
+            | Self::AdoptOrphan { .. }
+            | Self::RemoveOrphan { .. } => 1,
         }
     }
 }

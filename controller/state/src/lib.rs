@@ -11,14 +11,18 @@ pub mod apply;
 pub mod audit;
 pub mod cluster;
 pub mod command;
+pub mod digest;
+pub mod history;
 pub mod ledger;
 pub mod outcome;
 pub mod record;
 pub mod requests;
+pub mod restore;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use cluster::{Cluster, ClusterInfo};
 pub use command::{Batch, Body, Command, Expect, HostFacts};
+pub use digest::{Checkpoint, Digest};
 pub use ledger::{HostBookings, Shortage};
 pub use outcome::{Applied, Change, Object, Outcome, Rejection};

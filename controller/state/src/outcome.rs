@@ -155,6 +155,30 @@ pub enum Rejection {
         /// As many as it may have.
         most: u64,
     },
+    /// The host lists no such orphan.
+    #[error("host {host:?} lists no orphan {vm}")]
+    NoOrphan {
+        /// The host's name.
+        host: String,
+        /// What was asked for.
+        vm: VmUid,
+    },
+    /// The host does not remember by which placement the orphan was made.
+    #[error("host {host:?} does not remember what the orphan {vm} was given, so no VM can be made of it")]
+    NothingHeld {
+        /// The host's name.
+        host: String,
+        /// What was asked for.
+        vm: VmUid,
+    },
+    /// The cluster has a VM of this uid.
+    #[error("the orphan {vm} is VM {name:?} to the cluster")]
+    OrphanIsVm {
+        /// What was asked for.
+        vm: VmUid,
+        /// The VM's name.
+        name: String,
+    },
 }
 
 /// One object before and after a change.

@@ -7,7 +7,9 @@
 use berth_model::{Actor, Millis, RequestId, Timestamp};
 use imbl::OrdMap;
 
+use crate::digest::{Digest, Part};
 use crate::outcome::{Applied, Rejection};
+use crate::record;
 
 /// One remembered request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +44,8 @@ pub struct Requests {
     pub(crate) order: OrdMap<u64, RequestId>,
     pub(crate) next_sequence: u64,
     pub(crate) horizon: Timestamp,
+    /// What is remembered, as the digest takes it.
+    pub(crate) sum: Digest,
 }
 
 impl Requests {
@@ -52,6 +56,15 @@ impl Requests {
     /// How far a client's clock may be ahead. An id from further ahead would, once forgotten, move the horizon there
     /// and refuse everyone else.
     pub const AHEAD: Millis = Millis::seconds(600);
+
+    /// The sum over what is remembered, anew.
+    pub(crate) fn summed(&self) -> Digest {
+        let mut sum = Digest::default();
+        for (id, held) in &self.by_id {
+            sum.add(Part::Request, &[&record::request_body(*id, held)]);
+        }
+        sum
+    }
 
     /// How many are remembered.
     pub fn len(&self) -> usize {
@@ -106,10 +119,16 @@ impl Requests {
 
     /// Keeps an answer and forgets what is too old or too much.
     pub fn remember(&mut self, id: RequestId, actor: Actor, body: [u8; 32], answer: Applied, at: Timestamp) {
-        self.by_id.insert(id, Remembered { actor, body, answer, at, sequence: self.next_sequence });
-        self.order.insert(self.next_sequence, id);
+        self.take_in(id, Remembered { actor, body, answer, at, sequence: self.next_sequence });
         self.next_sequence += 1;
         self.evict(at, Self::KEPT);
+    }
+
+    /// Puts an answer in place, as it was.
+    pub(crate) fn take_in(&mut self, id: RequestId, held: Remembered) {
+        self.sum.add(Part::Request, &[&record::request_body(id, &held)]);
+        self.order.insert(held.sequence, id);
+        self.by_id.insert(id, held);
     }
 
     /// Forgets in the order of arrival.
@@ -121,7 +140,9 @@ impl Requests {
                 break;
             }
             self.order.remove(&sequence);
-            self.by_id.remove(&id);
+            if let Some(held) = self.by_id.remove(&id) {
+                self.sum.remove(Part::Request, &[&record::request_body(id, &held)]);
+            }
             self.horizon = self.horizon.max(id.made_at());
         }
     }

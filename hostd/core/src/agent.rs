@@ -17,13 +17,13 @@ use std::collections::BTreeMap;
 use berth_model::condition::{self, Condition, ConditionStatus};
 use berth_model::host::{Inventory, Orphan};
 use berth_model::image::{ImageOnHost, Sha256Digest};
-use berth_model::session::{DesiredEntry, Hello, PROTOCOL, UserData, VmReport};
+use berth_model::session::{DesiredEntry, Hello, Holding, PROTOCOL, UserData, VmReport};
 use berth_model::{Millis, Stamp, Timestamp, VmUid};
 
 use crate::backend::{BackendError, DomainSeen};
 use crate::clock::{BootTime, Now};
 use crate::history::{Asked, History, Progress, UnderWay};
-use crate::ledger::{Accepted, Entry, Ledger};
+use crate::ledger::{Accepted, Berth, Entry, Ledger};
 use crate::plan::{self, HostDesired, HostObserved, HostPlan, Note, Scan};
 use crate::report::{self, Evidence, Picture};
 use crate::session::{Effect, Heard, Options, Session};
@@ -509,12 +509,18 @@ impl Agent {
         if !self.session.is_open() || self.telling.is_some() {
             return;
         }
+        // The first report tells of orphans, so that nobody else is placed on what they hold. Before the set was heard nobody
+        // knows which they are, and after a restore what an older set said of them is wrong.
+        if self.told.is_none() && !self.session.permission().confirmed {
+            return;
+        }
         let picture = Picture {
             inventory: self.inventory.clone(),
             conditions: self.conditions.clone(),
             images: self.images.clone(),
             vms: self.vms.clone(),
             orphans: self.orphans.clone(),
+            holdings: self.holdings(),
         };
         let blind = self.scans.tried && self.vms.is_none();
         if let Some(report) = picture.report(self.last_report + 1, self.told.as_ref(), blind) {
@@ -524,6 +530,12 @@ impl Agent {
             self.session.report(report, &mut effects);
             self.carry(effects, outputs);
         }
+    }
+
+    /// What is remembered of the orphans' placements.
+    fn holdings(&self) -> Vec<Holding> {
+        let listed = self.orphans.iter().flatten();
+        listed.filter_map(|orphan| self.ledger.orphaned().get(&orphan.vm)).map(Berth::holding).collect()
     }
 
     /// Derives anew what is told of VMs and orphans. Where the domains cannot be seen, what was seen stands.
@@ -558,6 +570,8 @@ impl Agent {
                 running: plan::is_active(seen.state),
             });
             self.orphans = Some(orphans.collect());
+            // A scan that began before an entry left may not show its domain; one that began later tells.
+            self.ledger.keep_orphaned(|vm| scan.domains.contains_key(&vm));
         }
         self.vms = Some(vms);
     }

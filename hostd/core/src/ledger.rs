@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use berth_model::image::Sha256Digest;
-use berth_model::session::{Absent, DesiredEntry, Present, Welcome};
+use berth_model::session::{Absent, DesiredEntry, Holding, Present, Welcome};
 use berth_model::vm::{Assignment, Resources, RunStrategy, VmSpec};
 use berth_model::{BootId, Bytes, ClusterId, HostUid, Incarnation, Name, PageSize, Stamp, Term, VmUid};
 
@@ -63,6 +63,40 @@ impl Berth {
             page: spec.page_size(),
             image_name: image.name.clone(),
             image: image.sha256,
+            disk_size: *disk_size,
+            run: *run,
+            resources: resources.clone(),
+            restart_count: *restart_count,
+        }
+    }
+}
+
+impl Berth {
+    /// What the controllers are told of it once they no longer know it.
+    pub fn holding(&self) -> Holding {
+        let Self {
+            vm,
+            stamp: _,
+            project,
+            name,
+            cpus,
+            memory,
+            page: _,
+            image_name,
+            image,
+            disk_size,
+            run,
+            resources,
+            restart_count,
+        } = self;
+        Holding {
+            vm: *vm,
+            project: project.clone(),
+            name: name.clone(),
+            cpus: *cpus,
+            memory: *memory,
+            image_name: image_name.clone(),
+            image: *image,
             disk_size: *disk_size,
             run: *run,
             resources: resources.clone(),
@@ -129,6 +163,10 @@ pub enum Record {
     Forget(VmUid),
     /// What is remembered of a VM changed.
     Journal(VmUid, Journal),
+    /// An entry that left without an instruction: what its domain, if there is one, was given.
+    Orphaned(Box<Berth>),
+    /// What an entry that left had been given is remembered no more.
+    Unorphaned(VmUid),
 }
 
 /// Why a session is not the host's to obey.
@@ -205,6 +243,8 @@ pub struct Ledger {
     cluster: Option<(ClusterId, Incarnation, Term)>,
     entries: BTreeMap<VmUid, Entry>,
     journals: BTreeMap<VmUid, Journal>,
+    /// Entries that left without an instruction, as long as a domain of theirs may be here.
+    orphaned: BTreeMap<VmUid, Berth>,
     unsaved: Vec<Record>,
 }
 
@@ -236,18 +276,20 @@ impl Ledger {
             cluster: None,
             entries: BTreeMap::new(),
             journals: BTreeMap::new(),
+            orphaned: BTreeMap::new(),
             unsaved: Vec::new(),
         }
     }
 
     /// The fewest records that tell the whole ledger, for writing it anew.
     pub fn snapshot(&self) -> Vec<Record> {
-        let Self { host, boot, cluster, entries, journals, unsaved: _ } = self;
+        let Self { host, boot, cluster, entries, journals, orphaned, unsaved: _ } = self;
         let mut records = vec![Record::Host(*host)];
         records.extend(boot.clone().map(Record::Boot));
         records.extend(cluster.map(|(cluster, incarnation, term)| Record::Cluster { cluster, incarnation, term }));
         records.extend(entries.values().cloned().map(Record::Entry));
         records.extend(journals.iter().map(|(vm, journal)| Record::Journal(*vm, journal.clone())));
+        records.extend(orphaned.values().cloned().map(|berth| Record::Orphaned(Box::new(berth))));
         records
     }
 
@@ -258,6 +300,7 @@ impl Ledger {
             Record::Boot(boot) => self.boot = Some(boot),
             Record::Cluster { cluster, incarnation, term } => self.cluster = Some((cluster, incarnation, term)),
             Record::Entry(entry) => {
+                self.orphaned.remove(&entry.vm());
                 self.entries.insert(entry.vm(), entry);
             }
             Record::Forget(vm) => {
@@ -266,6 +309,12 @@ impl Ledger {
             }
             Record::Journal(vm, journal) => {
                 self.journals.insert(vm, journal);
+            }
+            Record::Orphaned(berth) => {
+                self.orphaned.insert(berth.vm, *berth);
+            }
+            Record::Unorphaned(vm) => {
+                self.orphaned.remove(&vm);
             }
         }
     }
@@ -298,6 +347,19 @@ impl Ledger {
     /// The accepted entries.
     pub fn entries(&self) -> &BTreeMap<VmUid, Entry> {
         &self.entries
+    }
+
+    /// What VMs were given whose entries left without an instruction.
+    pub fn orphaned(&self) -> &BTreeMap<VmUid, Berth> {
+        &self.orphaned
+    }
+
+    /// Forgets what VMs were given of which no domain is here any more.
+    pub fn keep_orphaned(&mut self, is_here: impl Fn(VmUid) -> bool) {
+        let gone: Vec<_> = self.orphaned.keys().copied().filter(|vm| !is_here(*vm)).collect();
+        for vm in gone {
+            self.write(Record::Unorphaned(vm));
+        }
     }
 
     /// What is remembered of the VMs.
@@ -405,9 +467,11 @@ impl Ledger {
 
     fn forget(&mut self, vms: &[VmUid], accepted: &mut Accepted) {
         for vm in vms {
-            if self.entries.contains_key(vm) {
-                self.write(Record::Forget(*vm));
-                accepted.left.push(*vm);
+            let Some(entry) = self.entries.get(vm).cloned() else { continue };
+            self.write(Record::Forget(*vm));
+            accepted.left.push(*vm);
+            if let Entry::Present(berth) = entry {
+                self.write(Record::Orphaned(berth));
             }
         }
     }

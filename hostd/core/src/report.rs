@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use berth_model::condition::Condition;
 use berth_model::host::{Inventory, Orphan};
 use berth_model::image::{ImageOnHost, Sha256Digest};
-use berth_model::session::{Report, VmReport};
+use berth_model::session::{Holding, Report, VmReport};
 use berth_model::vm::{DomainState, Observed, RunStrategy, StopReason};
 use berth_model::{Timestamp, VmUid};
 
@@ -32,6 +32,8 @@ pub struct Picture {
     pub vms: Option<BTreeMap<VmUid, VmReport>>,
     /// Orphans; none before the host heard which VMs it should have.
     pub orphans: Option<Vec<Orphan>>,
+    /// What is remembered of the orphans' placements.
+    pub holdings: Vec<Holding>,
 }
 
 impl Picture {
@@ -62,7 +64,8 @@ impl Picture {
     }
 
     fn since(&self, told: &Self, number: u64) -> Report {
-        let Self { inventory, conditions, images, vms, orphans } = self;
+        let Self { inventory, conditions, images, vms, orphans, holdings } = self;
+        let orphans_changed = *orphans != told.orphans || *holdings != told.holdings;
         let (no_images, no_vms) = (BTreeMap::new(), BTreeMap::new());
         let (images_now, images_told) = (images.as_ref(), told.images.as_ref().unwrap_or(&no_images));
         let vms_told = told.vms.as_ref().unwrap_or(&no_vms);
@@ -88,7 +91,8 @@ impl Picture {
                 .filter(|(vm, report)| vms_told.get(*vm) != Some(*report))
                 .map(|(vm, report)| (*vm, report.clone()))
                 .collect(),
-            orphans: orphans.clone().filter(|_| *orphans != told.orphans),
+            orphans: orphans.clone().filter(|_| orphans_changed),
+            holdings: if orphans_changed { holdings.clone() } else { Vec::new() },
         }
     }
 }

@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{Inventory, Orphan};
 use crate::image::{ImageOnHost, Sha256Digest};
-use crate::vm::{Assignment, Observed, VmSpec};
-use crate::{BootId, ClusterId, Condition, HostUid, Incarnation, Millis, Name, Revision, Stamp, Term, VmUid};
+use crate::vm::{Assignment, Observed, Resources, RunStrategy, VmSpec};
+use crate::{BootId, Bytes, ClusterId, Condition, HostUid, Incarnation, Millis, Name, Revision, Stamp, Term, VmUid};
 
 /// The versions of this protocol that one side speaks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -212,6 +212,34 @@ pub enum VmReport {
     Gone(Stamp),
 }
 
+/// What a host remembers of the placement by which an orphan was made: enough to keep its resources from being given to
+/// others, and to make a VM of it again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Holding {
+    /// Which.
+    pub vm: VmUid,
+    /// Its project.
+    pub project: Name,
+    /// Its name.
+    pub name: Name,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Guest memory.
+    pub memory: Bytes,
+    /// What its disk started as, by name.
+    pub image_name: Name,
+    /// What its disk started as.
+    pub image: Sha256Digest,
+    /// The disk's size.
+    pub disk_size: Bytes,
+    /// Whether it was to run.
+    pub run: RunStrategy,
+    /// What had been chosen for it.
+    pub resources: Resources,
+    /// How often a restart was asked for.
+    pub restart_count: u64,
+}
+
 /// What changed on a host. In the first report of a session, everything is given.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
@@ -229,6 +257,8 @@ pub struct Report {
     pub vms: Vec<(VmUid, VmReport)>,
     /// All orphans.
     pub orphans: Option<Vec<Orphan>>,
+    /// What is remembered of the orphans' placements; all of them whenever `orphans` is given.
+    pub holdings: Vec<Holding>,
 }
 
 /// From host to controller.

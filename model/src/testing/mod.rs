@@ -211,5 +211,6 @@ pub fn full_report(inventory: Inventory) -> Report {
         images: vec![(digest(1), Some(ImageOnHost::Verified { virtual_size: IMAGE_SIZE }))],
         vms: Vec::new(),
         orphans: Some(Vec::new()),
+        holdings: Vec::new(),
     }
 }

@@ -231,5 +231,6 @@ pub fn reports() -> impl Strategy<Value = Report> {
             images,
             vms,
             orphans,
+            holdings: Vec::new(),
         })
 }

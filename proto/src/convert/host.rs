@@ -33,5 +33,6 @@ pub fn host_to_wire(host: &Host, conditions: &[Condition], used: v1::HostUse) ->
         images: images.iter().map(|(digest, found)| (digest.to_string(), found.into())).collect(),
         orphans: all(orphans),
         r#use: Some(used),
+        holdings: Vec::new(),
     }
 }

@@ -6,6 +6,7 @@ mod assignment;
 mod condition;
 mod desired;
 mod enums;
+mod holding;
 mod host;
 mod host_use;
 mod image;

@@ -10,7 +10,7 @@ use crate::v1::vm_report::Report as Word;
 
 impl From<&Report> for v1::Report {
     fn from(report: &Report) -> Self {
-        let Report { number, full, inventory, conditions, images, vms, orphans } = report;
+        let Report { number, full, inventory, conditions, images, vms, orphans, holdings } = report;
         Self {
             number: *number,
             full: *full,
@@ -25,6 +25,7 @@ impl From<&Report> for v1::Report {
                 .collect(),
             vms: vms.iter().map(|(vm, report)| vm_to_wire(*vm, report)).collect(),
             orphans: orphans.as_ref().map(|items| v1::Orphans { items: all(items) }),
+            holdings: all(holdings),
         }
     }
 }
@@ -33,7 +34,7 @@ impl TryFrom<v1::Report> for Report {
     type Error = ConvertError;
 
     fn try_from(wire: v1::Report) -> Result<Self, ConvertError> {
-        let v1::Report { number, full, inventory, conditions, images, vms, orphans } = wire;
+        let v1::Report { number, full, inventory, conditions, images, vms, orphans, holdings } = wire;
         Ok(Self {
             number,
             full,
@@ -50,6 +51,7 @@ impl TryFrom<v1::Report> for Report {
                 .map(|(at, wire)| vm_from_wire(wire).map_err(|inner| inner.within(format_args!("vms[{at}]"))))
                 .collect::<Result<_, _>>()?,
             orphans: orphans.map(|v1::Orphans { items }| each(items, "orphans.items")).transpose()?,
+            holdings: each(holdings, "holdings")?,
         })
     }
 }

@@ -7,7 +7,8 @@ use berth_model::host::{
 };
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
 use berth_model::session::{
-    Absent, DesiredEntry, Hello, Present, ProtocolRange, Report, ToController, ToHost, UserData, VmReport, Welcome,
+    Absent, DesiredEntry, Hello, Holding, Present, ProtocolRange, Report, ToController, ToHost, UserData, VmReport,
+    Welcome,
 };
 use berth_model::vm::{
     Accelerator, Assignment, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, StopReason, VmSpec,
@@ -158,6 +159,26 @@ fn orphan() -> impl Strategy<Value = Orphan> {
     (uid(), text(), any::<bool>()).prop_map(|(vm, called, running)| Orphan { vm: VmUid(vm), called, running })
 }
 
+fn holding() -> impl Strategy<Value = Holding> {
+    let who = (uid().prop_map(VmUid), name(), name(), any::<u32>(), bytes(), name());
+    let what = (digest(), bytes(), any::<bool>(), resources(), any::<u64>());
+    (who, what).prop_map(
+        |((vm, project, name, cpus, memory, image_name), (image, disk_size, runs, resources, restart_count))| Holding {
+            vm,
+            project,
+            name,
+            cpus,
+            memory,
+            image_name,
+            image,
+            disk_size,
+            run: if runs { RunStrategy::Always } else { RunStrategy::Halted },
+            resources,
+            restart_count,
+        },
+    )
+}
+
 fn report() -> impl Strategy<Value = Report> {
     let vm = prop_oneof![observed().prop_map(VmReport::Seen), stamp().prop_map(VmReport::Gone)];
     (
@@ -168,8 +189,9 @@ fn report() -> impl Strategy<Value = Report> {
         vec((digest(), option::of(image_on_host())), 0..3),
         vec((uid().prop_map(VmUid), vm), 0..3),
         option::of(vec(orphan(), 0..3)),
+        vec(holding(), 0..3),
     )
-        .prop_map(|(number, full, inventory, conditions, images, vms, orphans)| Report {
+        .prop_map(|(number, full, inventory, conditions, images, vms, orphans, holdings)| Report {
             number,
             full,
             inventory,
@@ -177,6 +199,7 @@ fn report() -> impl Strategy<Value = Report> {
             images,
             vms,
             orphans,
+            holdings,
         })
 }
 
@@ -227,17 +250,19 @@ fn spec() -> impl Strategy<Value = VmSpec> {
     )
 }
 
-fn assignment() -> impl Strategy<Value = Assignment> {
+fn resources() -> impl Strategy<Value = Resources> {
     let pages = (any::<u32>(), page(), any::<u64>()).prop_map(|(node, page, count)| NodePages {
         node: NodeId(node),
         page,
         count,
     });
-    let resources =
-        (vec(any::<u32>().prop_map(ThreadId), 0..4), threads(), threads(), vec(pages, 0..3), bytes()).prop_map(
-            |(vcpus, emulator, iothread, memory, overhead)| Resources { vcpus, emulator, iothread, memory, overhead },
-        );
-    (uid(), any::<u64>(), resources, time()).prop_map(|(host, epoch, resources, at)| Assignment {
+    (vec(any::<u32>().prop_map(ThreadId), 0..4), threads(), threads(), vec(pages, 0..3), bytes()).prop_map(
+        |(vcpus, emulator, iothread, memory, overhead)| Resources { vcpus, emulator, iothread, memory, overhead },
+    )
+}
+
+fn assignment() -> impl Strategy<Value = Assignment> {
+    (uid(), any::<u64>(), resources(), time()).prop_map(|(host, epoch, resources, at)| Assignment {
         host: HostUid(host),
         epoch: Epoch(epoch),
         resources,
@@ -367,8 +392,10 @@ fn reflection_knows_every_service() {
         services,
         [
             "AgentService",
+            "BackupService",
             "ClusterService",
             "ConsoleService",
+            "HistoryService",
             "HostService",
             "HostStreamService",
             "ImageService",

@@ -76,6 +76,11 @@ pub(crate) fn open_sized(root: &Path, member: u64, sizes: Sizes) -> Result<Direc
     Ok(Directory { engine: Arc::new(wal), tail, snapshots, log, is_pristine, lock })
 }
 
+/// Whether a member ever served from this directory.
+pub(crate) fn was_in_service(root: &Path) -> bool {
+    root.join(CURRENT).is_file()
+}
+
 /// Refuses a directory in which there is anything that we would not have put there.
 fn refuse_foreign(root: &Path) -> Result<(), OpenError> {
     for entry in fs::read_dir(root).map_err(failed("list the directory", root))? {

@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "berth-controller",
         &[
             "berth-control",
+            "berth-frame",
             "berth-model",
             "berth-pki",
             "berth-planner",
@@ -48,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "berth-telemetry",
         ],
     ),
-    ("berth-cli", &["berth-model", "berth-pki", "berth-proto", "berth-telemetry"]),
+    ("berth-cli", &["berth-frame", "berth-model", "berth-pki", "berth-proto", "berth-telemetry"]),
     ("berth-lab", &["berth-pki", "berth-proto"]),
     ("berth-linearizability", &[]),
     ("berth-raftsim", &["berth-linearizability", "berth-raft"]),

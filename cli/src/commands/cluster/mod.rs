@@ -1,3 +1,4 @@
 //! `berth cluster`.
 
+pub(super) mod backup;
 pub(super) mod status;

@@ -1,6 +1,7 @@
 //! `berth host`.
 
 pub(super) mod list;
+pub(super) mod orphans;
 pub(super) mod show;
 
 use berth_proto::v1::host_service_client::HostServiceClient;

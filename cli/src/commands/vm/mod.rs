@@ -1,5 +1,6 @@
 //! `berth vm`.
 
+pub(super) mod adopt;
 pub(super) mod console;
 pub(super) mod create;
 pub(super) mod delete;

@@ -2,6 +2,7 @@
 //!
 //! Admission looks at one view and may be stale; what matters for safety is checked again in apply (law 2).
 
+mod orphan;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use berth_model::image::{ImageSpec, Sha256Digest};
 use berth_model::{Bytes, ImageUid, Meta, Name, Revision, Uid};
 use berth_state::{Body, Cluster, Expect};
 
+pub use orphan::{OrphanTarget, find_orphan};
 pub use vm::{CreateVm, create_vm};
 
 use crate::error::Error;

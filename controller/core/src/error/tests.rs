@@ -1,7 +1,7 @@
 //! Each refusal and failure has its code.
 
 use berth_model::Revision;
-use berth_model::testing::{NOW, host_uid, name};
+use berth_model::testing::{NOW, host_uid, name, vm_uid};
 use berth_state::Rejection;
 
 use super::{Error, Kind};
@@ -27,6 +27,9 @@ fn each_rejection_has_its_kind_and_code_and_what_a_client_can_cure_has_advice() 
         (Rejection::Halted { name: text() }, Kind::Precondition, "BE-2008", true),
         (Rejection::ImageInUse { name: name("a"), vm: text() }, Kind::Precondition, "BE-2009", true),
         (Rejection::TooManyLabels { kind: text(), name: text(), count: 65, most: 64 }, Kind::Invalid, "BE-1013", true),
+        (Rejection::NoOrphan { host: text(), vm: vm_uid(1) }, Kind::NotFound, "BE-5034", true),
+        (Rejection::NothingHeld { host: text(), vm: vm_uid(1) }, Kind::Precondition, "BE-5035", true),
+        (Rejection::OrphanIsVm { vm: vm_uid(1), name: text() }, Kind::Precondition, "BE-5036", true),
         (Rejection::HostNameTaken { name: name("h1"), held_by: host_uid(1) }, Kind::AlreadyExists, "BE-2001", true),
     ];
     for (rejection, kind, code, has_advice) in table {
@@ -42,6 +45,7 @@ fn a_failure_of_consensus_says_whether_anything_was_changed() {
     let table = [
         (ConsensusError::NoLeader, Kind::Unavailable, "BE-5001", "nothing was changed"),
         (ConsensusError::Unknown("x".into()), Kind::Unknown, "BE-5002", "is not known"),
+        (ConsensusError::Differs("x".into()), Kind::Unavailable, "BE-5031", "does not serve"),
         (ConsensusError::Stopped("x".into()), Kind::Unavailable, "BE-5003", "cannot serve"),
         (ConsensusError::TooLarge { bytes: 9, limit: 8 }, Kind::Invalid, "BE-1009", "takes 9 bytes"),
     ];

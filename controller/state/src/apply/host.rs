@@ -72,6 +72,9 @@ pub(super) fn report(
         cluster.put_host(changes, host);
     }
     fold_vms(cluster, changes, facts.uid, report);
+    if let Some(orphans) = &report.orphans {
+        super::orphan::keep(cluster, facts.uid, orphans);
+    }
     Ok(Outcome::Host(facts.uid))
 }
 

@@ -2,20 +2,25 @@
 
 mod catalog;
 mod host;
+mod orphan;
 mod vm;
 
 use berth_model::{Revision, Timestamp};
 
 use crate::cluster::{Cluster, ClusterInfo};
 use crate::command::{Batch, Body, Command};
+use crate::digest;
+use crate::history;
 use crate::outcome::{Applied, Change, Outcome, Rejection};
 use crate::requests::Verdict;
 
 /// Carries out one log entry: an answer for each command, in order, and every object change.
 pub fn apply(cluster: &mut Cluster, batch: &Batch) -> (Vec<Applied>, Vec<Change>) {
+    let before = cluster.revision;
     cluster.last_at = cluster.last_at.max(batch.at);
     let mut changes = Vec::new();
     let answers = batch.commands.iter().map(|command| one(cluster, command, batch.at, &mut changes)).collect();
+    digest::note_checkpoint(cluster, before);
     (answers, changes)
 }
 
@@ -42,7 +47,20 @@ fn one(cluster: &mut Cluster, command: &Command, proposed: Timestamp, changes: &
     }
 }
 
+/// Carries out one command and notes what it changed.
 fn carry_out(
+    cluster: &mut Cluster,
+    command: &Command,
+    at: Timestamp,
+    changes: &mut Vec<Change>,
+) -> Result<Outcome, Rejection> {
+    let first = changes.len();
+    let result = dispatch(cluster, command, at, changes);
+    history::note(cluster, command, at, &changes[first..]);
+    result
+}
+
+fn dispatch(
     cluster: &mut Cluster,
     command: &Command,
     at: Timestamp,
@@ -86,6 +104,9 @@ fn carry_out(
             vm::assign(cluster, changes, at, *vm, *generation, *host, resources)
         }
         Body::NoteUnplaced { vm, hosts, refusals } => vm::note_unplaced(cluster, changes, at, *vm, *hosts, refusals),
+        Body::NoteHoldings { host, holdings } => orphan::note_holdings(cluster, *host, holdings),
+        Body::AdoptOrphan { host, vm, expect } => orphan::adopt(cluster, changes, at, *host, *vm, *expect),
+        Body::RemoveOrphan { host, vm, expect } => orphan::remove(cluster, changes, at, *host, *vm, *expect),
         Body::SetLabels { vm, set, remove, expect } => vm::set_labels(cluster, changes, *vm, set, remove, *expect),
     }
 }

@@ -2,6 +2,7 @@
 
 mod hosts;
 mod laws;
+mod orphans;
 mod requests;
 mod vms;
 

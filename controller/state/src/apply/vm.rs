@@ -10,7 +10,6 @@ use berth_model::{Epoch, Generation, HostUid, Meta, Name, Revision, Timestamp, V
 use super::expected;
 use crate::cluster::Cluster;
 use crate::command::Expect;
-use crate::ledger::HostBookings;
 use crate::outcome::{Change, Outcome, Rejection};
 
 /// What a new VM is made of.
@@ -174,8 +173,7 @@ pub(super) fn assign(
         });
     }
     check_demand(&vm.spec, &target.inventory.housekeeping(), resources)?;
-    let empty = Arc::new(HostBookings::default());
-    let held = cluster.bookings.get(&host).unwrap_or(&empty);
+    let held = cluster.bookings.get(&host).cloned().unwrap_or_default();
     let not_taking = |why: &str| Rejection::HostNotTaking { name: target.meta.name.to_string(), why: why.into() };
     if target.spec.cordoned {
         return Err(not_taking("it is cordoned"));
@@ -186,7 +184,7 @@ pub(super) fn assign(
     if let Some(why) = held.overbooked(&target.inventory) {
         return Err(not_taking(&format!("it is overbooked: {why}")));
     }
-    if let Some(shortage) = held.shortage(&target.inventory, resources) {
+    if let Some(shortage) = cluster.occupied(host).shortage(&target.inventory, resources) {
         return Err(Rejection::DoesNotFit(shortage));
     }
     let mut vm = Vm::clone(&*vm);
@@ -202,7 +200,7 @@ pub(super) fn assign(
 
 /// An assignment gives exactly what was asked: a thread for each vCPU, pages for all memory, and the overhead; and
 /// QEMU's own threads stay where the host keeps room for them, away from what belongs to other VMs.
-fn check_demand(spec: &VmSpec, housekeeping: &ThreadSet, resources: &Resources) -> Result<(), Rejection> {
+pub(super) fn check_demand(spec: &VmSpec, housekeeping: &ThreadSet, resources: &Resources) -> Result<(), Rejection> {
     let page = spec.page_size();
     let pages = resources.memory.iter().fold(0_u64, |sum, part| sum.saturating_add(part.count));
     let at_home = |threads: &ThreadSet| !threads.is_empty() && threads.iter().all(|id| housekeeping.contains(id));

@@ -82,7 +82,7 @@ pub(super) use leaves;
 macro_rules! frozen_struct {
     ($($name:ident = $living:path { $($field:ident: $kind:ty),* $(,)? })*) => {$(
         #[derive(Debug, serde::Serialize, serde::Deserialize)]
-        struct $name { $($field: $kind),* }
+        pub(in crate::record) struct $name { $($field: $kind),* }
 
         impl Mirror<$living> for $name {
             fn freeze(living: $living) -> Self {
@@ -104,7 +104,7 @@ macro_rules! frozen_enum {
         $variant:ident $( ( $($part:ident: $part_kind:ty),* ) )? $( { $($field:ident: $kind:ty),* $(,)? } )?
     ),* $(,)? })*) => {$(
         #[derive(Debug, serde::Serialize, serde::Deserialize)]
-        enum $name { $( $variant $( ( $($part_kind),* ) )? $( { $($field: $kind),* } )? ),* }
+        pub(in crate::record) enum $name { $( $variant $( ( $($part_kind),* ) )? $( { $($field: $kind),* } )? ),* }
 
         impl Mirror<$living> for $name {
             fn freeze(living: $living) -> Self {

@@ -6,12 +6,23 @@
 
 mod mirror;
 mod v1;
+mod v2;
+
+use std::io::{self, Read, Write};
 
 use berth_frame::FrameError;
+use berth_model::host::Host;
+use berth_model::image::Image;
+use berth_model::instancetype::InstanceType;
+use berth_model::session::Holding;
+use berth_model::vm::Vm;
+use berth_model::{HostUid, RequestId};
 
 use crate::cluster::Cluster;
 use crate::command::Batch;
+use crate::history::{self, ObjectKind, Stored};
 use crate::outcome::Applied;
+use crate::requests::Remembered;
 
 /// Kinds of records; the numbers are for ever.
 mod kind {
@@ -23,6 +34,9 @@ mod kind {
     pub(super) const SNAPSHOT_IMAGE: u16 = 0x0204;
     pub(super) const SNAPSHOT_INSTANCE_TYPE: u16 = 0x0205;
     pub(super) const SNAPSHOT_REQUEST: u16 = 0x0206;
+    pub(super) const SNAPSHOT_HISTORY_BLOCK: u16 = 0x0207;
+    pub(super) const SNAPSHOT_HISTORY_OPEN: u16 = 0x0208;
+    pub(super) const SNAPSHOT_HOLDING: u16 = 0x0209;
     pub(super) const SNAPSHOT_END: u16 = 0x02ff;
 }
 
@@ -45,6 +59,9 @@ pub enum RecordError {
     /// The snapshot ends early or holds another count of objects than it says.
     #[error("a snapshot is not whole: {0}")]
     Incomplete(String),
+    /// The disk or the stream failed.
+    #[error("a snapshot cannot be written or read")]
+    Io(#[from] io::Error),
 }
 
 /// Writes a log entry.
@@ -68,13 +85,139 @@ pub fn decode_answers(bytes: &[u8]) -> Result<Vec<Applied>, RecordError> {
 }
 
 /// Writes the whole state, one record an object.
-pub fn encode_snapshot(cluster: &Cluster) -> Result<Vec<u8>, RecordError> {
-    v1::encode_snapshot(cluster)
+pub fn write_snapshot(cluster: &Cluster, out: &mut dyn Write) -> Result<(), RecordError> {
+    v2::write_snapshot(cluster, out)
 }
 
-/// Reads the whole state and builds its indices.
-pub fn decode_snapshot(bytes: &[u8]) -> Result<Cluster, RecordError> {
-    v1::decode_snapshot(bytes)
+/// Reads the whole state to the end of `from`, and builds its indices.
+pub fn read_snapshot(from: &mut dyn Read) -> Result<Cluster, RecordError> {
+    let Some(head) = next(from)? else {
+        return Err(RecordError::Incomplete("it is empty".into()));
+    };
+    let (mut cluster, digest) = match (head.kind, head.version) {
+        (kind::SNAPSHOT_HEAD, v1::VERSION) => (v1::read_head(&head.body)?, None),
+        (kind::SNAPSHOT_HEAD, v2::VERSION) => {
+            let (cluster, digest) = v2::read_head(&head.body)?;
+            (cluster, Some(digest))
+        }
+        (kind, version) => return Err(RecordError::Unknown { kind, version }),
+    };
+    let mut records = 0;
+    loop {
+        let Some(record) = next(from)? else {
+            return Err(RecordError::Incomplete(format!("it ends after {records} records without an end record")));
+        };
+        if record.version != v1::VERSION {
+            return Err(RecordError::Unknown { kind: record.kind, version: record.version });
+        }
+        if record.kind == kind::SNAPSHOT_END {
+            let counted = v1::read_end(&record.body)?;
+            let more = next(from)?.is_some();
+            if counted != records || more {
+                let behind = if more { ", with more behind its end" } else { "" };
+                return Err(RecordError::Incomplete(format!("it says {counted} records and holds {records}{behind}")));
+            }
+            break;
+        }
+        if digest.is_none() || !v2::take_in(&mut cluster, record.kind, &record.body)? {
+            v1::take_in(&mut cluster, record.kind, &record.body)?;
+        }
+        records += 1;
+    }
+    cluster.sum = cluster.summed();
+    match digest {
+        Some(told) if told != cluster.digest() => {
+            let found = cluster.digest();
+            Err(RecordError::Incomplete(format!("its state comes to digest {found}, and it says {told}")))
+        }
+        Some(_) | None => Ok(cluster),
+    }
+}
+
+/// One record of a stream.
+struct Framed {
+    kind: u16,
+    version: u16,
+    body: Vec<u8>,
+}
+
+/// The next record of a stream; none at its end.
+fn next(from: &mut dyn Read) -> Result<Option<Framed>, RecordError> {
+    let mut bytes = Vec::new();
+    let mut wanted = berth_frame::HEADER_BYTES;
+    loop {
+        let had = bytes.len();
+        from.take((wanted - had) as u64).read_to_end(&mut bytes)?;
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        match berth_frame::decode(&bytes) {
+            Ok(record) => {
+                let berth_frame::Header { kind, version, .. } = record.header;
+                return Ok(Some(Framed { kind, version, body: bytes.split_off(berth_frame::HEADER_BYTES) }));
+            }
+            Err(FrameError::Truncated { needed, .. }) if needed > wanted && bytes.len() == wanted => wanted = needed,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// [`write_snapshot`] into memory.
+pub fn encode_snapshot(cluster: &Cluster) -> Result<Vec<u8>, RecordError> {
+    let mut bytes = Vec::new();
+    write_snapshot(cluster, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// [`read_snapshot`] from memory.
+pub fn decode_snapshot(mut bytes: &[u8]) -> Result<Cluster, RecordError> {
+    read_snapshot(&mut bytes)
+}
+
+/// The layout of the bodies of objects in the history.
+pub(crate) const LAYOUT: u16 = v1::VERSION;
+
+pub(crate) fn encode_history(record: &history::Record) -> Vec<u8> {
+    v1::encode_history(record)
+}
+
+pub(crate) fn decode_history(bytes: &[u8]) -> Result<Vec<history::Record>, RecordError> {
+    v1::decode_history(bytes)
+}
+
+pub(crate) fn vm_body(vm: Vm) -> Vec<u8> {
+    v1::vm_body(vm)
+}
+
+pub(crate) fn host_body(host: Host) -> Vec<u8> {
+    v1::host_body(host)
+}
+
+pub(crate) fn image_body(image: Image) -> Vec<u8> {
+    v1::image_body(image)
+}
+
+pub(crate) fn instance_type_body(instance_type: InstanceType) -> Vec<u8> {
+    v1::instance_type_body(instance_type)
+}
+
+pub(crate) fn thaw_body(kind: ObjectKind, body: &[u8]) -> Result<Stored, RecordError> {
+    v1::thaw_body(kind, body)
+}
+
+/// What a host holds of an orphan, in snapshots and in the digest.
+pub(crate) fn encode_holding(host: HostUid, held: &Holding) -> Vec<u8> {
+    v1::encode_holding(host, held)
+}
+
+/// What the digest takes of a remembered request.
+pub(crate) fn request_body(id: RequestId, held: &Remembered) -> Vec<u8> {
+    v1::request_body(id, held)
+}
+
+/// What the digest takes of the state beside objects and requests.
+pub(crate) fn singles(cluster: &Cluster) -> Vec<u8> {
+    v1::singles(cluster)
 }
 
 #[cfg(test)]

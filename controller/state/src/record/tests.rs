@@ -7,7 +7,7 @@ use berth_frame::HEADER_BYTES;
 use berth_model::host::{Liveness, NodeId, Orphan, ThreadId};
 use berth_model::image::{ImageOnHost, ImageSpec};
 use berth_model::meta::OwnerRef;
-use berth_model::session::{Report, VmReport};
+use berth_model::session::{Holding, Report, VmReport};
 use berth_model::testing::{
     self, IMAGE_SIZE, Machine, NOW, cluster_id, digest, host_uid, image_uid, name, observed, vm_spec, vm_uid,
 };
@@ -25,6 +25,8 @@ use super::{
 };
 use crate::cluster::{Cluster, ClusterInfo};
 use crate::command::{Batch, Body, Command, Expect, HostFacts};
+use crate::digest::{Checkpoint, Digest};
+use crate::history::{self, History, ObjectKind, Undo};
 use crate::ledger::Shortage;
 use crate::outcome::{Applied, Outcome, Rejection};
 
@@ -105,6 +107,23 @@ fn report() -> Report {
         ],
         vms: seen.chain([(vm_uid(99), gone)]).collect(),
         orphans: Some(vec![Orphan { vm: vm_uid(50), called: "default/old".into(), running: true }]),
+        holdings: Vec::new(),
+    }
+}
+
+fn holding() -> Holding {
+    Holding {
+        vm: vm_uid(50),
+        project: name("default"),
+        name: name("old"),
+        cpus: 2,
+        memory: Bytes::mib(256),
+        image_name: name("tiny"),
+        image: digest(1),
+        disk_size: IMAGE_SIZE,
+        run: RunStrategy::Always,
+        resources: resources(),
+        restart_count: 300,
     }
 }
 
@@ -148,6 +167,9 @@ fn every_body() -> Vec<Body> {
         Body::Assign { vm, generation: Generation(2), host, resources: resources() },
         Body::NoteUnplaced { vm, hosts: 2, refusals: vec![(name("h1"), "is cordoned".into())] },
         Body::SetLabels { vm, set: map("app", "web"), remove: vec!["tier".into()], expect },
+        Body::NoteHoldings { host, holdings: vec![holding()] },
+        Body::AdoptOrphan { host, vm, expect },
+        Body::RemoveOrphan { host, vm, expect },
     ]
 }
 
@@ -187,6 +209,9 @@ fn every_rejection() -> Vec<Rejection> {
     ];
     rejections.extend(shortages.map(Rejection::DoesNotFit));
     rejections.push(Rejection::TooManyLabels { kind: "VM".into(), name: text(), count: 300, most: 64 });
+    rejections.push(Rejection::NoOrphan { host: "h1".into(), vm: vm_uid(1) });
+    rejections.push(Rejection::NothingHeld { host: "h1".into(), vm: vm_uid(1) });
+    rejections.push(Rejection::OrphanIsVm { vm: vm_uid(1), name: text() });
     rejections
 }
 
@@ -239,7 +264,52 @@ fn rich_cluster() -> Cluster {
     cluster.put_instance_type(changes, berth_model::instancetype::InstanceType { meta, spec });
     let [actor, ..] = every_actor();
     cluster.requests.remember(request_id(), actor, [7; 32], every_answer().remove(0), NOW);
+    cluster.sum = cluster.summed();
+    cluster.history = History::after(cluster.revision);
     cluster
+}
+
+/// The same with what version 2 of a snapshot has besides.
+fn richer_cluster() -> Cluster {
+    let mut cluster = rich_cluster();
+    let digest = Digest([1, 2, 3, 4]);
+    cluster.checkpoints.push_back(Checkpoint { number: 2, revision: Revision(2001), digest });
+    cluster.put_holding(host_uid(1), holding());
+    let kinds = [ObjectKind::Vm, ObjectKind::Host, ObjectKind::Image, ObjectKind::InstanceType];
+    let actors = every_actor();
+    let mut number = 0;
+    cluster.history = History::after(Revision(0));
+    for (kind, actor) in kinds.into_iter().zip(actors.iter().cycle()) {
+        number += 1;
+        let undo = Undo { revision: Revision(3), layout: 1, front: 300, back: 4, middle: vec![1, 2, 3] };
+        cluster.history.push(&history::Record {
+            revision: Revision(number),
+            at: NOW,
+            actor: actor.clone(),
+            request: (number == 1).then(request_id),
+            command: "SetRun".into(),
+            kind,
+            project: name("default"),
+            name: name("web-1"),
+            uid: vm_uid(1).0,
+            exists: number != 2,
+            undo: (number != 3).then_some(undo),
+        });
+    }
+    cluster
+}
+
+/// The records of a snapshot, one by one.
+fn records(whole: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut rest = whole;
+    let mut written = Vec::new();
+    while !rest.is_empty() {
+        let record = berth_frame::decode(rest).unwrap();
+        let length = rest.len() - record.rest.len();
+        written.push((format!("{:#06x}", record.header.kind), rest[..length].to_vec()));
+        rest = record.rest;
+    }
+    written
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -270,6 +340,9 @@ fn golden(text: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
 const BATCHES: &str = include_str!("golden/v1-batches.hex");
 const ANSWERS: &str = include_str!("golden/v1-answers.hex");
 const SNAPSHOT: &str = include_str!("golden/v1-snapshot.hex");
+const SNAPSHOT_2: &str = include_str!("golden/v2-snapshot.hex");
+const HISTORY_BLOCK: &str = include_str!("golden/v2-history-block.hex");
+const DIGEST: &str = include_str!("golden/v1-digest.hex");
 
 /// A batch for each command, by every actor in turn, every second one with a request.
 fn every_batch() -> Vec<Batch> {
@@ -312,23 +385,42 @@ fn answers_of_version_1_are_written_and_read_as_ever() {
 }
 
 #[test]
-fn snapshots_of_version_1_are_written_and_read_as_ever() {
+fn snapshots_of_version_1_are_read_as_ever() {
     let cluster = rich_cluster();
     assert_eq!(crate::audit::audit(&cluster), Vec::<String>::new());
-    let whole = encode_snapshot(&cluster).unwrap();
-    let mut rest = &whole[..];
-    let mut written = Vec::new();
-    while !rest.is_empty() {
-        let record = berth_frame::decode(rest).unwrap();
-        let length = rest.len() - record.rest.len();
-        written.push((format!("{:#06x}", record.header.kind), rest[..length].to_vec()));
-        rest = record.rest;
-    }
-    assert_golden(SNAPSHOT, &written);
-    let kinds: std::collections::BTreeSet<_> = written.into_iter().map(|(called, _)| called).collect();
-    assert_eq!(kinds.len(), 7, "every kind of record is in it: {kinds:?}");
     let stored: Vec<u8> = golden(SNAPSHOT).flat_map(|(_, bytes)| bytes).collect();
     assert!(decode_snapshot(&stored).unwrap() == cluster);
+}
+
+#[test]
+fn snapshots_of_version_2_are_written_and_read_as_ever() {
+    let cluster = richer_cluster();
+    let written = records(&encode_snapshot(&cluster).unwrap());
+    assert_golden(SNAPSHOT_2, &written);
+    let kinds: std::collections::BTreeSet<_> = written.into_iter().map(|(called, _)| called).collect();
+    assert_eq!(kinds.len(), 9, "every kind of record is in it but the sealed block: {kinds:?}");
+    let stored: Vec<u8> = golden(SNAPSHOT_2).flat_map(|(_, bytes)| bytes).collect();
+    assert!(decode_snapshot(&stored).unwrap() == cluster);
+}
+
+#[test]
+fn a_sealed_block_of_the_history_is_read_as_ever() {
+    let stored: Vec<u8> = golden(HISTORY_BLOCK).flat_map(|(_, bytes)| bytes).collect();
+    let read = decode_snapshot(&stored).unwrap();
+    let mut known = richer_cluster();
+    let (told, _) = history::list(&read, &history::Question::default(), 10).unwrap();
+    let (expected, _) = history::list(&known, &history::Question::default(), 10).unwrap();
+    assert_eq!((told.len(), &told), (4, &expected));
+    // The compressor may change; what it compressed must not.
+    known.history.seal();
+    let again = decode_snapshot(&encode_snapshot(&known).unwrap()).unwrap();
+    assert_eq!(history::list(&again, &history::Question::default(), 10).unwrap().0, expected);
+    assert_eq!(again.history.bytes(), read.history.bytes());
+}
+
+#[test]
+fn the_digest_is_taken_of_the_same_bytes_as_ever() {
+    assert_eq!(rich_cluster().digest().to_string(), DIGEST.trim());
 }
 
 #[test]
@@ -389,8 +481,10 @@ proptest! {
         };
         let record = flipped(records[which.index(records.len())].clone());
         prop_assert!(decode_batch(&record).is_err() && decode_answers(&record).is_err());
-        let snapshot = flipped(golden(SNAPSHOT).flat_map(|(_, bytes)| bytes).collect());
-        prop_assert!(decode_snapshot(&snapshot).is_err());
+        for stored in [SNAPSHOT, SNAPSHOT_2, HISTORY_BLOCK] {
+            let snapshot = flipped(golden(stored).flat_map(|(_, bytes)| bytes).collect());
+            prop_assert!(decode_snapshot(&snapshot).is_err());
+        }
     }
 
     #[test]
@@ -398,8 +492,10 @@ proptest! {
         let records: Vec<_> = golden(BATCHES).map(|(_, bytes)| bytes).collect();
         let record = &records[record.index(records.len())];
         prop_assert!(decode_batch(&record[..at.index(record.len())]).is_err());
-        let snapshot: Vec<u8> = golden(SNAPSHOT).flat_map(|(_, bytes)| bytes).collect();
-        prop_assert!(decode_snapshot(&snapshot[..at.index(snapshot.len())]).is_err());
+        for stored in [SNAPSHOT, SNAPSHOT_2] {
+            let snapshot: Vec<u8> = golden(stored).flat_map(|(_, bytes)| bytes).collect();
+            prop_assert!(decode_snapshot(&snapshot[..at.index(snapshot.len())]).is_err());
+        }
     }
 
     #[test]
@@ -408,7 +504,7 @@ proptest! {
         let _ = decode_batch(&framed(kind::BATCH));
         let _ = decode_answers(&framed(kind::ANSWERS));
         let head = berth_frame::encode(kind::SNAPSHOT_HEAD, 1, &[0; 5]).unwrap();
-        for kind in kind::SNAPSHOT_VM..=kind::SNAPSHOT_REQUEST {
+        for kind in kind::SNAPSHOT_VM..=kind::SNAPSHOT_HOLDING {
             let _ = decode_snapshot(&[head.clone(), framed(kind)].concat());
         }
     }

@@ -1,6 +1,9 @@
 //! Version 1 of every record. Frozen: nothing here may change any more, golden tests hold the bytes.
 
+mod history;
+
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 
 use berth_model as model;
@@ -18,7 +21,12 @@ use crate::cluster::{Cluster, ClusterInfo};
 use crate::requests::{Remembered, Requests};
 use crate::{command, ledger, outcome};
 
-const VERSION: u16 = 1;
+pub(super) use history::{
+    decode_history, decode_holding, encode_history, encode_holding, host_body, image_body, instance_type_body,
+    request_body, singles, thaw_body, vm_body,
+};
+
+pub(super) const VERSION: u16 = 1;
 
 leaves! {
     bool, u8, u16, u32, u64, String, [u8; 32], BootId, Bytes, ClusterId, Epoch, Generation, HostUid, ImageUid,
@@ -62,6 +70,9 @@ frozen_enum! {
         HostNotTaking { name: String, why: String },
         HostNameTaken { name: Name, held_by: HostUid },
         TooManyLabels { kind: String, name: String, count: u64, most: u64 },
+        NoOrphan { host: String, vm: VmUid },
+        NothingHeld { host: String, vm: VmUid },
+        OrphanIsVm { vm: VmUid, name: String },
     }
     Body = command::Body {
         Bootstrap { cluster: ClusterId, version: u32 },
@@ -83,6 +94,9 @@ frozen_enum! {
         Assign { vm: VmUid, generation: Generation, host: HostUid, resources: Resources },
         NoteUnplaced { vm: VmUid, hosts: u32, refusals: Vec<(Name, String)> },
         SetLabels { vm: VmUid, set: BTreeMap<String, String>, remove: Vec<String>, expect: Expect },
+        NoteHoldings { host: HostUid, holdings: Vec<Holding> },
+        AdoptOrphan { host: HostUid, vm: VmUid, expect: Expect },
+        RemoveOrphan { host: HostUid, vm: VmUid, expect: Expect },
     }
 }
 
@@ -176,14 +190,18 @@ frozen_struct! {
         images: BTreeMap<Sha256Digest, ImageOnHost>,
         orphans: Vec<Orphan>,
     }
-    Report = model::session::Report {
-        number: u64,
-        full: bool,
-        inventory: Option<Inventory>,
-        conditions: Option<Vec<Condition>>,
-        images: Vec<(Sha256Digest, Option<ImageOnHost>)>,
-        vms: Vec<(VmUid, VmReport)>,
-        orphans: Option<Vec<Orphan>>,
+    Holding = model::session::Holding {
+        vm: VmUid,
+        project: Name,
+        name: Name,
+        cpus: u32,
+        memory: Bytes,
+        image_name: Name,
+        image: Sha256Digest,
+        disk_size: Bytes,
+        run: RunStrategy,
+        resources: Resources,
+        restart_count: u64,
     }
     Expect = command::Expect { revision: Option<Revision> }
     HostFacts = command::HostFacts { uid: HostUid, name: Name, address: String, boot: BootId }
@@ -192,6 +210,46 @@ frozen_struct! {
     Applied = outcome::Applied { revision: Revision, result: Result<Outcome, Rejection> }
     Info = ClusterInfo { id: ClusterId, incarnation: Incarnation, version: u32, created_at: Timestamp }
     RememberedRequest = Remembered { actor: Actor, body: [u8; 32], answer: Applied, at: Timestamp, sequence: u64 }
+}
+
+/// What is remembered of orphans has a command of its own: it is no part of this record.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::record) struct Report {
+    number: u64,
+    full: bool,
+    inventory: Option<Inventory>,
+    conditions: Option<Vec<Condition>>,
+    images: Vec<(Sha256Digest, Option<ImageOnHost>)>,
+    vms: Vec<(VmUid, VmReport)>,
+    orphans: Option<Vec<Orphan>>,
+}
+
+impl Mirror<model::session::Report> for Report {
+    fn freeze(living: model::session::Report) -> Self {
+        let model::session::Report { number, full, inventory, conditions, images, vms, orphans, holdings: _ } = living;
+        Self {
+            number,
+            full,
+            inventory: Mirror::freeze(inventory),
+            conditions: Mirror::freeze(conditions),
+            images: Mirror::freeze(images),
+            vms: Mirror::freeze(vms),
+            orphans: Mirror::freeze(orphans),
+        }
+    }
+    fn thaw(self) -> model::session::Report {
+        let Self { number, full, inventory, conditions, images, vms, orphans } = self;
+        model::session::Report {
+            number,
+            full,
+            inventory: inventory.thaw(),
+            conditions: conditions.thaw(),
+            images: images.thaw(),
+            vms: vms.thaw(),
+            orphans: orphans.thaw(),
+            holdings: Vec::new(),
+        }
+    }
 }
 
 use berth_model::host::CoreId;
@@ -211,6 +269,14 @@ struct SnapshotHead {
 #[derive(Debug, Serialize, Deserialize)]
 struct SnapshotEnd {
     records: u64,
+}
+
+pub(super) fn info(living: Option<ClusterInfo>) -> Option<Info> {
+    Mirror::freeze(living)
+}
+
+pub(super) fn thaw_info(frozen: Option<Info>) -> Option<ClusterInfo> {
+    frozen.thaw()
 }
 
 fn freeze<F: Mirror<M> + Serialize, M>(kind: u16, living: M) -> Result<Vec<u8>, RecordError> {
@@ -237,21 +303,11 @@ pub(super) fn decode_answers(bytes: &[u8]) -> Result<Vec<outcome::Applied>, Reco
     thaw::<Vec<Applied>, _>(kind::ANSWERS, bytes)
 }
 
-pub(super) fn encode_snapshot(cluster: &Cluster) -> Result<Vec<u8>, RecordError> {
-    let mut bytes = berth_frame::encode_value(
-        kind::SNAPSHOT_HEAD,
-        VERSION,
-        &SnapshotHead {
-            info: Mirror::freeze(cluster.info),
-            revision: cluster.revision,
-            last_at: cluster.last_at,
-            request_horizon: cluster.requests.horizon,
-            next_request: cluster.requests.next_sequence,
-        },
-    )?;
+/// Writes the objects of a snapshot, one record each, and says how many.
+pub(super) fn write_objects(cluster: &Cluster, out: &mut dyn Write) -> Result<u64, RecordError> {
     let mut records = 0;
     let mut put = |record: Result<Vec<u8>, RecordError>| -> Result<(), RecordError> {
-        bytes.extend_from_slice(&record?);
+        out.write_all(&record?)?;
         records += 1;
         Ok(())
     };
@@ -271,52 +327,36 @@ pub(super) fn encode_snapshot(cluster: &Cluster) -> Result<Vec<u8>, RecordError>
     for (id, held) in cluster.requests.iter() {
         put(freeze::<(RequestId, RememberedRequest), _>(kind::SNAPSHOT_REQUEST, (id, held.clone())))?;
     }
-    bytes.extend(berth_frame::encode_value(kind::SNAPSHOT_END, VERSION, &SnapshotEnd { records })?);
-    Ok(bytes)
+    Ok(records)
 }
 
-pub(super) fn decode_snapshot(bytes: &[u8]) -> Result<Cluster, RecordError> {
-    let first = berth_frame::decode(bytes)?;
-    if first.header.kind != kind::SNAPSHOT_HEAD || first.header.version != VERSION {
-        return Err(RecordError::Unknown { kind: first.header.kind, version: first.header.version });
-    }
-    let head: SnapshotHead = berth_frame::decode_body(first.header.kind, first.body)?;
-    let mut cluster = Cluster {
+/// What the first record says: a state without objects.
+pub(super) fn read_head(body: &[u8]) -> Result<Cluster, RecordError> {
+    let head: SnapshotHead = berth_frame::decode_body(kind::SNAPSHOT_HEAD, body)?;
+    Ok(Cluster {
         info: head.info.thaw(),
         revision: head.revision,
         last_at: head.last_at,
         requests: Requests { horizon: head.request_horizon, next_sequence: head.next_request, ..Requests::default() },
+        // It tells of no change: none before it is known.
+        history: crate::history::History::after(head.revision),
         ..Cluster::default()
-    };
-    let mut rest = first.rest;
-    let mut records = 0;
-    loop {
-        if rest.is_empty() {
-            return Err(RecordError::Incomplete(format!("it ends after {records} records without an end record")));
-        }
-        let record = berth_frame::decode(rest)?;
-        rest = record.rest;
-        if record.header.version != VERSION {
-            return Err(RecordError::Unknown { kind: record.header.kind, version: record.header.version });
-        }
-        if record.header.kind == kind::SNAPSHOT_END {
-            let end: SnapshotEnd = berth_frame::decode_body(record.header.kind, record.body)?;
-            if end.records != records || !rest.is_empty() {
-                return Err(RecordError::Incomplete(format!(
-                    "it says {} records and holds {records}, with {} bytes after its end",
-                    end.records,
-                    rest.len()
-                )));
-            }
-            return Ok(cluster);
-        }
-        take_in(&mut cluster, record.header.kind, record.body)?;
-        records += 1;
-    }
+    })
+}
+
+/// How many records the last one counts.
+pub(super) fn read_end(body: &[u8]) -> Result<u64, RecordError> {
+    let end: SnapshotEnd = berth_frame::decode_body(kind::SNAPSHOT_END, body)?;
+    Ok(end.records)
+}
+
+/// The last record.
+pub(super) fn end(records: u64) -> Result<Vec<u8>, RecordError> {
+    Ok(berth_frame::encode_value(kind::SNAPSHOT_END, VERSION, &SnapshotEnd { records })?)
 }
 
 /// Puts one object of a snapshot in place, as it was: no revision is drawn.
-fn take_in(cluster: &mut Cluster, record_kind: u16, body: &[u8]) -> Result<(), RecordError> {
+pub(super) fn take_in(cluster: &mut Cluster, record_kind: u16, body: &[u8]) -> Result<(), RecordError> {
     match record_kind {
         kind::SNAPSHOT_VM => {
             let vm: model::vm::Vm = berth_frame::decode_body::<Vm>(record_kind, body)?.thaw();
@@ -340,8 +380,7 @@ fn take_in(cluster: &mut Cluster, record_kind: u16, body: &[u8]) -> Result<(), R
         kind::SNAPSHOT_REQUEST => {
             let (id, held): (RequestId, Remembered) =
                 berth_frame::decode_body::<(RequestId, RememberedRequest)>(record_kind, body)?.thaw();
-            cluster.requests.order.insert(held.sequence, id);
-            cluster.requests.by_id.insert(id, held);
+            cluster.requests.take_in(id, held);
         }
         unknown => return Err(RecordError::Unknown { kind: unknown, version: VERSION }),
     }

@@ -20,6 +20,8 @@ mod kind {
     pub(super) const ENTRY: u16 = 0x0304;
     pub(super) const FORGET: u16 = 0x0305;
     pub(super) const JOURNAL: u16 = 0x0306;
+    pub(super) const ORPHANED: u16 = 0x0307;
+    pub(super) const UNORPHANED: u16 = 0x0308;
 }
 
 /// Why a record of the ledger could not be read or written.

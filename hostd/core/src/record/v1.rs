@@ -82,6 +82,8 @@ pub(super) fn encode(record: ledger::Record) -> Result<Vec<u8>, RecordError> {
         ledger::Record::Journal(vm, journal) => {
             berth_frame::encode_value(kind::JOURNAL, VERSION, &(vm, Journal::freeze(journal)))
         }
+        ledger::Record::Orphaned(berth) => berth_frame::encode_value(kind::ORPHANED, VERSION, &Berth::freeze(*berth)),
+        ledger::Record::Unorphaned(vm) => berth_frame::encode_value(kind::UNORPHANED, VERSION, &vm),
     }?)
 }
 
@@ -99,6 +101,8 @@ pub(super) fn decode(found: u16, body: &[u8]) -> Result<ledger::Record, RecordEr
             let (vm, journal) = berth_frame::decode_body::<(VmUid, Journal)>(found, body)?;
             ledger::Record::Journal(vm, journal.thaw())
         }
+        kind::ORPHANED => ledger::Record::Orphaned(Box::new(berth_frame::decode_body::<Berth>(found, body)?.thaw())),
+        kind::UNORPHANED => ledger::Record::Unorphaned(berth_frame::decode_body::<VmUid>(found, body)?),
         kind => return Err(RecordError::Unknown { kind, version: VERSION }),
     })
 }

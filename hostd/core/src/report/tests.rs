@@ -10,6 +10,7 @@ fn whole() -> Picture {
         images: Some(images()),
         vms: Some(BTreeMap::new()),
         orphans: Some(vec![]),
+        holdings: vec![],
         ..Picture::default()
     }
 }

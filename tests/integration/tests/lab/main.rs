@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "what a test found out is shown by the test runner")]
 
+mod backup;
 mod controllers;
 mod failures;
 mod images;

@@ -148,6 +148,7 @@ fn a_vm_has_a_bounded_number_of_labels_and_one_that_has_more_may_lose_some() {
     let mut laden = berth_model::vm::Vm::clone(world.vm_now(vm));
     laden.meta.labels = many(0..most + 10);
     world.cluster.put_vm(&mut Vec::new(), |_| laden);
+    world.cluster.sum = world.cluster.summed();
     world.done(set_labels(vm, [], ["k000"]));
     assert_eq!(world.refused(set_labels(vm, [("k001", "other")], [])), refusal(most + 9));
 }
@@ -382,6 +383,8 @@ fn a_host_that_is_cordoned_silent_or_overbooked_takes_no_new_vm() {
     let mut held = berth_model::host::Host::clone(&cordoned.cluster.hosts[&host]);
     held.spec.cordoned = true;
     cordoned.cluster.put_host(&mut Vec::new(), held);
+    // Nothing noted it: no command cordons a host yet.
+    cordoned.cluster.sum = cordoned.cluster.summed();
     assert_eq!(cordoned.refused(command.clone()), not_taking("it is cordoned"));
 
     let less = Machine { hugepages: 63, ..Machine::cores(8) }.inventory();

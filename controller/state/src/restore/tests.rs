@@ -1,0 +1,76 @@
+use berth_model::Bytes;
+use berth_model::testing::{Machine, full_report, vm_spec};
+use berth_model::{Millis, VmUid};
+use proptest::prelude::*;
+
+use super::*;
+use crate::audit::audit;
+use crate::history::{self, NotAt, Question};
+use crate::outcome::Rejection;
+use crate::testing::{World, report};
+
+fn world() -> (World, VmUid) {
+    let mut world = World::new();
+    let host = world.host(1, Machine::cores(8).inventory());
+    let vm = world.vm(1, vm_spec(2, Bytes::mib(64)));
+    world.assign(vm, host, [2, 3], 0);
+    (world, vm)
+}
+
+#[test]
+fn a_restored_state_is_a_later_incarnation_far_ahead_with_its_past_compacted() {
+    let (mut world, vm) = world();
+    let before = world.cluster.clone();
+    let renewed = renew(&before, world.at, 0, Incarnation(0));
+    assert_eq!(audit(&renewed), Vec::<String>::new());
+    assert_eq!(renewed.info.unwrap().incarnation, Incarnation(before.info.unwrap().incarnation.0 + 1));
+    assert!(renewed.revision.0 >= before.revision.0 + JUMP);
+    assert_eq!(renewed.vms, before.vms, "what was asked and placed stays");
+    assert_eq!(renewed.requests, before.requests, "and so do the answers to requests");
+    let old = Question { after: Some(before.revision), ..Question::default() };
+    assert!(
+        matches!(history::list(&renewed, &old, 1), Err(NotAt::Compacted { oldest, .. }) if oldest == renewed.revision)
+    );
+    assert_eq!(renew(&before, world.at, 0, Incarnation(9)).info.unwrap().incarnation, Incarnation(9));
+
+    // A placement made afterwards is later than any that a host can have heard of.
+    world.cluster = renewed;
+    world.done(report(1, full_report(Machine::cores(8).inventory())));
+    let second = world.vm(2, vm_spec(2, Bytes::mib(64)));
+    let epoch = world.assign(second, berth_model::testing::host_uid(1), [4, 5], 0);
+    assert!(epoch.0 > before.revision.0 + JUMP);
+    assert_eq!(world.placed(vm).epoch, before.vms[&vm].assignment.as_ref().unwrap().epoch);
+}
+
+#[test]
+fn nothing_is_placed_on_a_host_before_its_first_report_after_the_restore() {
+    let (mut world, _) = world();
+    let host = berth_model::testing::host_uid(1);
+    let second = world.vm(2, vm_spec(2, Bytes::mib(64)));
+    let command = world.assignment(second, host, world.berth(second, host, [4, 5], 0));
+    world.cluster = renew(&world.cluster, world.at, 0, Incarnation(0));
+    let not_yet = |why: Rejection| matches!(why, Rejection::HostNotTaking { .. } | Rejection::PlanOutdated);
+    assert!(not_yet(world.refused(command.clone())));
+    // A heartbeat alone makes it alive: still nothing is known of what runs there.
+    world.liveness(host, Liveness::Alive);
+    assert!(not_yet(world.refused(command.clone())));
+    world.done(report(1, full_report(Machine::cores(8).inventory())));
+    world.done(command);
+}
+
+proptest! {
+    #[test]
+    fn two_restores_of_one_backup_never_give_the_same_revisions(
+        first in 0..1_000_000_u64, apart in 1..1_000_000_u64, dice in any::<(u64, u64)>(), drawn in 0..1000_u64,
+    ) {
+        let (world, _) = world();
+        let at = |millis| world.at.plus(Millis(millis));
+        let one = renew(&world.cluster, at(first), dice.0, Incarnation(0)).revision.0;
+        // What the first drew until the second was made: at most a thousand revisions a millisecond.
+        let reached = one + drawn * apart;
+        // The dice alone may bring the second back behind the first by less than 2^30; the clocks decide from a second on.
+        let two = renew(&world.cluster, at(first + apart), dice.1, Incarnation(0)).revision.0;
+        prop_assert!(two > reached || apart < 1100, "{one} reached {reached}, then {two}");
+        prop_assert_ne!(one, two);
+    }
+}
