@@ -75,7 +75,7 @@ fn answered(outcome: Result<Bytes, ProposeError>) -> Result<Vec<Applied>, Consen
         ProposeError::NoLeader => ConsensusError::NoLeader,
         ProposeError::Unknown { reason } => ConsensusError::Unknown(reason),
         ProposeError::TooLarge { size, limit } => ConsensusError::TooLarge { bytes: size, limit },
-        ProposeError::Stopped { reason } => ConsensusError::Stopped(reason),
+        ProposeError::Stopped { reason } | ProposeError::Full { reason } => ConsensusError::Stopped(reason),
     })?;
     // The change is made; an answer that this version cannot read must not be called a failure.
     record::decode_answers(&answers).map_err(|error| ConsensusError::Unknown(error.to_string()))

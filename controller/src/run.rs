@@ -125,30 +125,23 @@ async fn bind(address: &str) -> anyhow::Result<TcpListener> {
 
 #[cfg(test)]
 mod tests {
-    use berth_raft::{Member, MemberStatus, State, Status};
+    use berth_raft::{Member, MemberStatus, Status};
 
     use super::hears_another;
 
     fn leader_with(silences: &[Option<u64>]) -> Status {
         let member = |id, silent_ms| MemberStatus {
             member: Member { id, ..Member::default() },
-            role: berth_raft::Role::Voter,
             is_leader: id == 1,
-            replicated: None,
             silent_ms,
+            ..MemberStatus::default()
         };
         let others = silences.iter().zip(2..).map(|(silent, id)| member(id, *silent));
         Status {
             id: 1,
-            state: State::Running,
             term: 1,
-            leader: None,
             members: std::iter::once(member(1, Some(0))).chain(others).collect(),
-            last_log: None,
-            committed: None,
-            applied: None,
-            snapshot: None,
-            purged: None,
+            ..Status::default()
         }
     }
 

@@ -3,11 +3,13 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::stream::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
+use tokio::sync::watch;
 
 use crate::machine::{AnyMachine, Encoder, Entry};
 use crate::snapshot::{SnapshotFile, SnapshotStore};
@@ -25,13 +27,36 @@ pub(crate) struct Machine {
     applied: Option<LogId>,
     membership: StoredMembership,
     snapshots: Arc<SnapshotStore>,
+    told: watch::Sender<Option<u64>>,
+    has_given_up: Arc<AtomicBool>,
 }
 
 impl Machine {
     /// A machine in the state that `meta` describes, or in its first one.
     pub(crate) fn new(machine: Box<dyn AnyMachine>, meta: Option<SnapshotMeta>, snapshots: Arc<SnapshotStore>) -> Self {
         let SnapshotMeta { last_log_id, last_membership } = meta.unwrap_or_default();
-        Self { state: machine, applied: last_log_id, membership: last_membership, snapshots }
+        let told = watch::Sender::new(last_log_id.map(|id| id.index));
+        let has_given_up = Arc::default();
+        Self { state: machine, applied: last_log_id, membership: last_membership, snapshots, told, has_given_up }
+    }
+
+    /// Up to which index entries are applied, now and later.
+    pub(crate) fn applied_index(&self) -> watch::Receiver<Option<u64>> {
+        self.told.subscribe()
+    }
+
+    /// Whether the machine met something that it does not understand, so that no other opening would help.
+    pub(crate) fn has_given_up(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_given_up)
+    }
+
+    fn given_up(&self, reason: String) -> io::Error {
+        self.has_given_up.store(true, Ordering::Release);
+        io::Error::other(reason)
+    }
+
+    fn tell(&self) {
+        self.told.send_replace(self.applied.map(|id| id.index));
     }
 
     /// Applies proposals; a machine that panics or answers wrongly stops the member, not the process.
@@ -39,17 +64,21 @@ impl Machine {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let range = format!("{} to {}", entries[0].index, entries[entries.len() - 1].index);
-        let answers = catch_unwind(AssertUnwindSafe(|| self.state.apply(entries))).map_err(|panic| {
-            let message = panic_message(panic.as_ref());
-            io::Error::other(format!("the state machine panicked while applying entries {range}: {message}"))
-        })?;
+        let range = || format!("{} to {}", entries[0].index, entries[entries.len() - 1].index);
+        let answers = match catch_unwind(AssertUnwindSafe(|| self.state.apply(entries))) {
+            Ok(answers) => answers,
+            Err(panic) => {
+                let message = panic_message(panic.as_ref());
+                return Err(
+                    self.given_up(format!("the state machine panicked while applying entries {}: {message}", range()))
+                );
+            }
+        };
         if answers.len() == entries.len() {
-            Ok(answers)
-        } else {
-            let (got, wanted) = (answers.len(), entries.len());
-            Err(io::Error::other(format!("the state machine gave {got} answers to the {wanted} entries {range}")))
+            return Ok(answers);
         }
+        let (got, wanted) = (answers.len(), entries.len());
+        Err(self.given_up(format!("the state machine gave {got} answers to the {wanted} entries {}", range())))
     }
 }
 
@@ -87,8 +116,13 @@ impl RaftStateMachine<Types> for Machine {
                 };
                 responders.push((is_proposal, responder));
             }
+            let payload_bytes: usize = proposals.iter().map(|entry| entry.payload.len()).sum();
             let mut answers = self.apply_entries(&proposals)?.into_iter();
+            let count = |number| u64::try_from(number).unwrap_or(u64::MAX);
+            let last = applied.map_or(0, |id| id.index);
+            self.snapshots.pace.applied(last, count(responders.len()), count(payload_bytes));
             self.applied = applied;
+            self.tell();
             if let Some(membership) = membership {
                 self.membership = membership;
             }
@@ -104,6 +138,7 @@ impl RaftStateMachine<Types> for Machine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let meta = SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        self.snapshots.pace.begin();
         Builder { encoder: Some(self.state.freeze()), meta, snapshots: Arc::clone(&self.snapshots) }
     }
 
@@ -114,9 +149,12 @@ impl RaftStateMachine<Types> for Machine {
         let restored = catch_unwind(AssertUnwindSafe(|| file.restore(|from| self.state.restore(from))));
         restored
             .unwrap_or_else(|panic| Err(panic_message(panic.as_ref()).into()))
-            .map_err(|error| io::Error::other(format!("the state machine does not accept a snapshot: {error}")))?;
+            .map_err(|error| self.given_up(format!("the state machine does not accept a snapshot: {error}")))?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.tell();
+        self.snapshots.pace.begin();
+        self.snapshots.pace.end();
         Ok(())
     }
 
@@ -140,6 +178,8 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let encoder = self.encoder.take().ok_or_else(|| io::Error::other("a frozen state is written only once"))?;
         let meta = self.meta.clone();
         let snapshots = Arc::clone(&self.snapshots);
-        blocking(move || snapshots.write(&meta, encoder)).await
+        let written = blocking(move || snapshots.write(&meta, encoder)).await;
+        self.snapshots.pace.end();
+        written
     }
 }

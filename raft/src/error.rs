@@ -120,6 +120,12 @@ pub enum ProposeError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// The leader has no room for it: it was not executed.
+    #[error("{reason}; nothing was changed")]
+    Full {
+        /// What there is too little or too much of, and what to do.
+        reason: String,
+    },
     /// This member takes no part: it was not executed.
     #[error("this member of the replicated log has stopped ({reason}); nothing was changed; ask another member")]
     Stopped {
@@ -167,6 +173,14 @@ pub enum TransferError {
         /// The member asked for, if any.
         to: Option<u64>,
     },
+    /// The one asked for, or the best of all, could not lead at once; this member leads on.
+    #[error("{name} cannot take over: {reason}; try again when it can, or name another member")]
+    NotReady {
+        /// The candidate's name.
+        name: String,
+        /// What keeps it from leading.
+        reason: String,
+    },
     /// Nobody took over in time; this member may lead on.
     #[error("no other member took over in time; this member may still lead; try again")]
     TimedOut,
@@ -176,6 +190,67 @@ pub enum TransferError {
         /// Why.
         reason: String,
     },
+}
+
+/// Why the members were not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// No leader took it in time: nothing was changed.
+    #[error("no leader could be reached in time; nothing was changed; try again, or check that most members run")]
+    NoLeader,
+    /// The leader does not do it: nothing was changed.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// It was begun, and what became of it is not known. Whoever leads finishes what a majority confirms, and asking for the
+    /// same again is harmless.
+    #[error(
+        "it is not known whether the members were changed ({reason}); list the members, and ask for the same again if it is not so"
+    )]
+    Unknown {
+        /// What happened.
+        reason: String,
+    },
+    /// This member takes no part: nothing was changed.
+    #[error("this member of the replicated log has stopped ({reason}); nothing was changed; ask another member")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A change of the members that the leader does not make.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// Which sort.
+    pub kind: RefusalKind,
+    /// Why, and what to do.
+    pub reason: String,
+}
+
+/// Sorts of [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefusalKind {
+    /// What is asked for makes no sense.
+    Invalid,
+    /// There is no such member.
+    UnknownMember,
+    /// Another member has the name.
+    NameTaken,
+    /// Another member has the address.
+    AddressTaken,
+    /// The voters that would be left could not make a majority.
+    WouldLoseQuorum,
+    /// It is the only voter.
+    LastVoter,
+    /// The learner does not answer.
+    Silent,
+    /// The learner has not caught up.
+    Lagging,
+    /// The member lost what it had acknowledged.
+    HasForgotten,
+    /// Another change is not finished.
+    UnderWay,
 }
 
 /// Why the transport stopped serving.

@@ -14,7 +14,7 @@ use openraft::EntryPayload;
 use crate::error::OpenError;
 use crate::machine::{BoxError, Entry, StateMachine};
 use crate::open::restore;
-use crate::options::Member;
+use crate::options::{Member, SnapshotPolicy};
 use crate::snapshot::SnapshotStore;
 use crate::store::directory::{self, failed};
 use crate::store::engine::Batch;
@@ -46,7 +46,8 @@ pub fn recover<M: StateMachine>(data_dir: &Path, id: u64, mut machine: M) -> Res
         return Err(OpenError::Incomplete { file: data_dir.to_owned(), reason });
     }
     let directory = directory::open(data_dir, id)?;
-    let (_, meta) = restore(&directory.tail, &directory.snapshots, &directory.log, &mut machine)?;
+    let (_, meta) =
+        restore(&directory.tail, &directory.snapshots, SnapshotPolicy::default(), &directory.log, &mut machine)?;
     let SnapshotMeta { last_log_id, last_membership } = meta.unwrap_or_default();
     let mut last = last_log_id;
     let mut membership = last_membership.membership().clone();

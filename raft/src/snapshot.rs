@@ -10,7 +10,7 @@
 //! transport sends the very bytes of the file; the receiver checks every record before it believes any.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +18,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::OpenError;
 use crate::machine::{BoxError, Encoder};
+use crate::options::SnapshotPolicy;
 use crate::store::directory::{damaged, failed};
 use crate::store::files::sync_directory;
 use crate::types::{LogId, Snapshot, SnapshotMeta};
 
+mod incoming;
+mod pace;
 mod stream;
 
+use incoming::Arriving;
+pub(crate) use incoming::Identity;
+use pace::Pace;
 use stream::{Flaw, StateReader, StateWriter};
+
+/// The end of a snapshot file that tells it from another one: the last record is about as long, and covers all the others.
+const DIGEST_BYTES: u64 = 32;
 
 /// Bytes read at once from a snapshot that is restored or checked.
 const READ_AHEAD_BYTES: usize = 256 * 1024;
@@ -57,6 +66,26 @@ impl SnapshotFile {
         }
         bytes.truncate(filled);
         Ok(bytes)
+    }
+
+    /// What tells this snapshot, which covers everything up to `last`, from others. Blocks.
+    pub(crate) fn identity(&self, last: Option<LogId>) -> io::Result<Identity> {
+        let length = self.length()?;
+        let end = self.read_at(length.saturating_sub(DIGEST_BYTES), READ_AHEAD_BYTES)?;
+        Ok(Identity { last, length, digest: berth_frame::crc32(&end) })
+    }
+
+    /// Bytes in the file.
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    /// Removes a received file that was not installed.
+    pub(crate) fn discard_incoming(&self) {
+        if self.is_incoming {
+            // Once installed it has another name. If it stays, the next opening removes it.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     /// Where the file is, or was before a newer one replaced it.
@@ -106,44 +135,40 @@ pub(crate) struct SnapshotStore {
     current: Mutex<Option<(SnapshotMeta, SnapshotFile)>>,
     /// Tells temporary files apart.
     sequence: AtomicU64,
+    arriving: Mutex<Arriving>,
+    pub(crate) pace: Pace,
 }
 
 impl SnapshotStore {
     /// Opens the directory, throws unfinished files away, and reads the newest snapshot.
-    pub(crate) fn open(directory: &Path) -> Result<Self, OpenError> {
-        let mut newest: Option<((u64, u64), PathBuf)> = None;
-        let mut superseded = Vec::new();
-        for entry in fs::read_dir(directory).map_err(failed("list the directory", directory))? {
-            let path = entry.map_err(failed("list the directory", directory))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.strip_suffix(".new").is_some() {
-                superseded.push(path);
-            } else if let Some(order) = parse_name(&name) {
-                match &mut newest {
-                    Some((best, best_path)) if *best < order => {
-                        superseded.push(std::mem::replace(best_path, path));
-                        *best = order;
-                    }
-                    Some(_) => superseded.push(path),
-                    None => newest = Some((order, path)),
-                }
-            } else {
-                return Err(OpenError::Foreign { path: directory.to_owned(), reason: format!("it contains {name:?}") });
-            }
-        }
-        let mut current = None;
-        if let Some((_, path)) = newest {
-            let file = SnapshotFile::open(path.clone(), false).map_err(failed("open", &path))?;
-            let meta = file.check().map_err(|flaw| match flaw {
-                Flaw::Record { record, source } => damaged(&path, &record, source),
-                Flaw::Io(error) => failed("read", &path)(error),
-            })?;
-            current = Some((meta, file));
-        }
+    pub(crate) fn open(directory: &Path, policy: SnapshotPolicy) -> Result<Self, OpenError> {
+        let Found { newest, superseded } = list(directory)?;
+        let current = newest.map(checked).transpose()?;
         for path in superseded {
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
-        Ok(Self { directory: directory.to_owned(), current: Mutex::new(current), sequence: AtomicU64::new(0) })
+        Ok(Self {
+            directory: directory.to_owned(),
+            current: Mutex::new(current),
+            sequence: AtomicU64::new(0),
+            arriving: Mutex::default(),
+            pace: Pace::new(policy),
+        })
+    }
+
+    /// Whether it is time for another one.
+    pub(crate) fn is_due(&self) -> bool {
+        self.pace.is_due(self.bytes())
+    }
+
+    /// Whether the next one cannot wait for anything.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.pace.is_overdue(self.bytes())
+    }
+
+    /// Bytes in the newest snapshot.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.lock().as_ref().and_then(|(_, file)| file.length().ok()).unwrap_or_default()
     }
 
     /// The newest snapshot.
@@ -192,13 +217,6 @@ impl SnapshotStore {
         Ok(aside)
     }
 
-    /// A file that bytes from another member go to. Blocks.
-    pub(crate) fn receive(&self) -> io::Result<Incoming> {
-        let path = self.aside("incoming");
-        let file = File::create(&path)?;
-        Ok(Incoming { path: Some(path), file })
-    }
-
     /// Gives a finished file its name, and removes the one it replaces.
     fn adopt(&self, meta: &SnapshotMeta, aside: &Path) -> io::Result<Snapshot> {
         let mut current = self.lock();
@@ -232,39 +250,45 @@ impl SnapshotStore {
     }
 }
 
-/// A snapshot on its way in. Removed if it is dropped unfinished.
-#[derive(Debug)]
-pub(crate) struct Incoming {
-    path: Option<PathBuf>,
-    file: File,
+/// What lies in the directory of snapshots.
+struct Found {
+    newest: Option<PathBuf>,
+    /// What a newer one has replaced, and what was never finished.
+    superseded: Vec<PathBuf>,
 }
 
-impl Incoming {
-    /// Adds the next bytes. Blocks.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
-    }
-
-    /// Brings the file to the disk and checks every record of it. Blocks.
-    pub(crate) fn finish(mut self) -> io::Result<Snapshot> {
-        self.file.sync_all()?;
-        let path = self.path.as_ref().expect("the path is taken at the end only").clone();
-        let file = SnapshotFile::open(path, true)?;
-        let meta = file.check().map_err(|flaw| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("the snapshot arrived damaged: {flaw}"))
-        })?;
-        self.path = None;
-        Ok(Snapshot { meta, snapshot: file })
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        if let Some(path) = self.path.take() {
-            // If it stays, the next opening removes it.
-            let _ = fs::remove_file(path);
+fn list(directory: &Path) -> Result<Found, OpenError> {
+    let mut newest: Option<((u64, u64), PathBuf)> = None;
+    let mut superseded = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed("list the directory", directory))? {
+        let path = entry.map_err(failed("list the directory", directory))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.strip_suffix(".new").is_some() {
+            superseded.push(path);
+        } else if let Some(order) = parse_name(&name) {
+            match &mut newest {
+                Some((best, best_path)) if *best < order => {
+                    superseded.push(std::mem::replace(best_path, path));
+                    *best = order;
+                }
+                Some(_) => superseded.push(path),
+                None => newest = Some((order, path)),
+            }
+        } else {
+            return Err(OpenError::Foreign { path: directory.to_owned(), reason: format!("it contains {name:?}") });
         }
     }
+    Ok(Found { newest: newest.map(|(_, path)| path), superseded })
+}
+
+/// A named snapshot file, with every record checked.
+fn checked(path: PathBuf) -> Result<(SnapshotMeta, SnapshotFile), OpenError> {
+    let file = SnapshotFile::open(path.clone(), false).map_err(failed("open", &path))?;
+    let meta = file.check().map_err(|flaw| match flaw {
+        Flaw::Record { record, source } => damaged(&path, &record, source),
+        Flaw::Io(error) => failed("read", &path)(error),
+    })?;
+    Ok((meta, file))
 }
 
 /// The name of a snapshot up to `last`: sorts by index, then by term.

@@ -11,6 +11,7 @@ use crate::machine::StateMachine;
 use crate::net::service::Service;
 use crate::open::{Loaded, check, join, restore};
 use crate::options::Options;
+use crate::slot::Slot;
 use crate::snapshot::SnapshotStore;
 use crate::store::directory::failed;
 use crate::store::log::LogStore;
@@ -38,11 +39,13 @@ pub async fn open_with<M: StateMachine>(
     let log = Path::new("the simulated disk");
     let tail = disk.load().map_err(failed("read", log))?;
     let mut machine: Box<dyn crate::machine::AnyMachine> = Box::new(state_machine);
-    let (snapshots, meta) = restore(&tail, &directory, log, machine.as_mut())?;
+    let (snapshots, meta) = restore(&tail, &directory, options.snapshots.clone(), log, machine.as_mut())?;
     let snapshots: Arc<SnapshotStore> = Arc::new(snapshots);
     let is_pristine = disk.is_pristine() && meta.is_none();
     let machine = Machine::new(machine, meta, Arc::clone(&snapshots));
     let pace = disk.clone();
     let (log, closer) = LogStore::start_simulated(Arc::new(disk.clone()), tail, move || pace.pace());
-    join(&options, Loaded { machine, snapshots, log, closer, is_pristine }).await
+    let slot = Slot::new();
+    join(&slot, &options, Loaded { machine, snapshots, log, closer, is_pristine }).await?;
+    Ok((Handle::new(Arc::clone(&slot)), Service { slot }))
 }

@@ -83,6 +83,7 @@ pub(crate) type Membership = openraft::Membership<u64, Address>;
 pub(crate) type StoredMembership = alias::StoredMembershipOf<Types>;
 pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<Types>;
 pub(crate) type Snapshot = alias::SnapshotOf<Types, crate::snapshot::SnapshotFile>;
+pub(crate) type ServerMetrics = alias::WatchReceiverOf<Types, openraft::metrics::RaftServerMetrics<Types>>;
 pub(crate) type Metrics = openraft::RaftMetrics<Types>;
 
 /// The id of the entry at `index` written in `term`.

@@ -125,6 +125,21 @@ async fn under_kills_every_answer_keeps_its_promise() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lease_reads_see_what_was_acknowledged_before_them_on_every_member() {
+    let cluster = Cluster::new(3);
+    let (leader, followers) = split(cluster.start_all().await).await;
+    for round in 1..=30 {
+        let nodes = [&leader, &followers[0], &followers[1]];
+        nodes[round % 3].propose(&format!("write {round}")).await.unwrap();
+        for node in nodes {
+            node.handle.read_barrier(ReadMode::Lease, PATIENCE).await.unwrap();
+            assert_eq!(node.machine.seen().len(), round, "member {}", node.id);
+        }
+    }
+    stop_all(followers.into_iter().chain([leader])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_cut_off_neither_answers_reads_nor_acknowledges_writes() {
     let cluster = Cluster::new(3);
     let (old, others) = split(cluster.start_all().await).await;
@@ -134,6 +149,9 @@ async fn a_leader_that_is_cut_off_neither_answers_reads_nor_acknowledges_writes(
     assert_eq!(old.handle.read_barrier(ReadMode::Index, short).await, Err(ReadError::NoLeader));
     let lost = old.handle.propose(Bytes::from_static(b"lost"), short).await;
     assert!(matches!(lost, Err(ProposeError::Unknown { .. } | ProposeError::NoLeader)), "{lost:?}");
+    // It no longer says that it leads either, although it hears of no other leader, and a lease has run out.
+    old.leadership(|now| now.leader.is_none() && !now.is_leader).await;
+    assert_eq!(old.handle.read_barrier(ReadMode::Lease, short).await, Err(ReadError::NoLeader));
     let new = others[0].leadership(|now| now.leader.as_ref().is_some_and(|leader| leader.id != old.id)).await;
     assert!(new.term > 1);
     assert_eq!(others[1].propose("after").await.unwrap(), 2);
@@ -200,7 +218,7 @@ async fn a_member_that_is_down_is_dialled_with_pauses() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_far_behind_catches_up_by_a_snapshot() {
     let mut cluster = Cluster::new(3);
-    cluster.snapshots = SnapshotPolicy { entries_between: 50, entries_kept: 5 };
+    cluster.snapshots = SnapshotPolicy { entries_between: 50, entries_kept: 5, ..SnapshotPolicy::default() };
     let (leader, mut others) = split(cluster.start_all().await).await;
     others[0].propose("first").await.unwrap();
     let away = others.remove(0);
@@ -225,6 +243,40 @@ async fn a_member_far_behind_catches_up_by_a_snapshot() {
     same_everywhere(&[&back, &leader, &others[0]], &expected).await;
     let kept = std::fs::read_dir(cluster.data_dir(id).join("snapshots")).unwrap().count();
     assert_eq!(kept, 1, "one snapshot is kept, and no unfinished file");
+    stop_all(others.into_iter().chain([back, leader])).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_interrupted_goes_on_where_it_broke_and_disturbs_no_election() {
+    let mut cluster = Cluster::new(3);
+    cluster.snapshots = SnapshotPolicy { entries_between: 5, entries_kept: 1, ..SnapshotPolicy::default() };
+    let (leader, mut others) = split(cluster.start_all().await).await;
+    others[0].propose("first").await.unwrap();
+    let away = others.remove(0);
+    let id = away.id;
+    away.stop().await;
+    // Some dozen megabytes, so that the way takes a while.
+    let mut expected = vec!["first".to_owned()];
+    for round in 0..60 {
+        expected.push(format!("{round} {}", "x".repeat(800_000)));
+        leader.propose(expected.last().unwrap()).await.unwrap();
+    }
+    eventually("purging", || leader.handle.status().purged.is_some_and(|purged| purged > 50)).await;
+    let term = leader.handle.status().term;
+    let back = cluster.start(id).await;
+    let received = || back.handle.status().receiving.map(|progress| progress.bytes).unwrap_or_default();
+    eventually("some of the snapshot", || received() > 5_000_000).await;
+    let told = leader.handle.status().members.iter().find(|one| one.member.id == id).unwrap().receiving;
+    cluster.cut(id, true);
+    eventually("the break", || back.handle.status().receiving.is_none()).await;
+    assert!(told.is_none_or(|progress| progress.of > 40_000_000), "{told:?}");
+    cluster.cut(id, false);
+    // Nothing that was there is sent again: the first that is seen of it is more than there was.
+    eventually("the rest", || received() > 0 || back.machine.seen().len() == expected.len()).await;
+    let first = received();
+    assert!(first == 0 || first > 5_000_000, "it began anew: {first} bytes");
+    same_everywhere(&[&back], &expected).await;
+    assert_eq!(leader.handle.status().term, term, "no election was needed");
     stop_all(others.into_iter().chain([back, leader])).await;
 }
 

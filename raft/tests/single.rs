@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 
-use berth_raft::{Bytes, OpenError, ProposeError, ReadError, ReadMode, SnapshotPolicy, State};
+use berth_raft::{Bytes, NewMember, OpenError, ProposeError, ReadError, ReadMode, SnapshotPolicy, State};
 use support::{Cluster, PATIENCE, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -56,7 +56,7 @@ async fn many_writers_at_once_all_get_their_own_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_is_compacted_and_a_restart_begins_with_the_snapshot() {
     let mut cluster = Cluster::new(1);
-    cluster.snapshots = SnapshotPolicy { entries_between: 20, entries_kept: 5 };
+    cluster.snapshots = SnapshotPolicy { entries_between: 20, entries_kept: 5, ..SnapshotPolicy::default() };
     let node = cluster.start(1).await;
     for number in 1..=100 {
         assert_eq!(node.propose(&format!("write {number}")).await.unwrap(), number);
@@ -129,6 +129,62 @@ async fn after_a_shutdown_every_question_is_answered_with_it() {
     assert_eq!(answer, Err(ProposeError::Stopped { reason: "it was shut down".to_owned() }));
     assert!(matches!(handle.read_barrier(ReadMode::Index, PATIENCE).await, Err(ReadError::Stopped { .. })));
     handle.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_above_its_quota_refuses_proposals_changes_nothing_and_goes_on() {
+    let mut cluster = Cluster::new(1);
+    cluster.snapshots = SnapshotPolicy { entries_between: 1_000_000, ..SnapshotPolicy::default() };
+    let mut options = cluster.options(1);
+    options.max_store_bytes = 40 * 1024 * 1024;
+    let node = cluster.start_with(options).await.unwrap();
+    let mut made = 0;
+    let refusal = loop {
+        match node.propose(&"x".repeat(1_000_000)).await {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+        assert!(made < 200, "the quota is never reached");
+    };
+    assert!(matches!(&refusal, ProposeError::Full { reason } if reason.contains("may take 41943040")), "{refusal}");
+    node.handle.read_barrier(ReadMode::Index, PATIENCE).await.unwrap();
+    assert_eq!(node.machine.seen().len(), made);
+    let status = node.handle.status();
+    assert_eq!((status.state, status.full.is_some()), (State::Running, true));
+    let new = NewMember { name: "late".to_owned(), raft_addr: "raft-late".to_owned(), ..NewMember::default() };
+    node.handle.add_member(new, PATIENCE).await.unwrap();
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_are_told_under_their_names() {
+    let cluster = Cluster::new(1);
+    let node = cluster.start(1).await;
+    node.propose("one").await.unwrap();
+    let metrics = node.handle.metrics();
+    assert_eq!(metrics.proposals().0, 1);
+    assert!(metrics.barriers().0 > 0);
+    let mut registry = prometheus_client::registry::Registry::with_prefix("berth");
+    metrics.register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in
+        ["berth_raft_is_leader 1", "berth_raft_proposal_seconds_count 1", "berth_raft_full 0", "berth_raft_slow_disk 0"]
+    {
+        assert!(text.lines().any(|one| one == line), "{line} is not in\n{text}");
+    }
+    for name in [
+        "term",
+        "committed_index",
+        "applied_index",
+        "apply_lag_entries",
+        "log_bytes",
+        "snapshot_bytes",
+        "barrier_seconds_sum",
+    ] {
+        assert!(text.contains(&format!("\nberth_raft_{name} ")), "{name} is not in\n{text}");
+    }
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

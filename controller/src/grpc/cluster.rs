@@ -82,9 +82,9 @@ fn wired(log: &berth_raft::Status, member: &MemberStatus) -> v1::Member {
     let leads = log.leader.as_ref().is_some_and(|leader| leader.id == member.member.id);
     let i_lead = log.leader.as_ref().is_some_and(|leader| leader.id == log.id);
     let trouble = match &log.state {
-        State::Failed(why) if own => why.clone(),
+        State::Failed(why) | State::Excluded(why) if own => why.clone(),
         State::Stopped if own => "the log of this member has stopped".into(),
-        State::Failed(_) | State::Stopped | State::Running => String::new(),
+        State::Failed(_) | State::Excluded(_) | State::Stopped | State::Running => String::new(),
     };
     let role = if !trouble.is_empty() {
         v1::MemberRole::Failed

@@ -156,7 +156,9 @@ async fn report_health(health: tonic_health::server::HealthReporter, log: Handle
         }
         let status = match log.status().state {
             berth_raft::State::Running => tonic_health::ServingStatus::Serving,
-            berth_raft::State::Stopped | berth_raft::State::Failed(_) => tonic_health::ServingStatus::NotServing,
+            berth_raft::State::Stopped | berth_raft::State::Failed(_) | berth_raft::State::Excluded(_) => {
+                tonic_health::ServingStatus::NotServing
+            }
         };
         for service in ["", berth_proto::v1::vm_service_server::SERVICE_NAME] {
             health.set_service_status(service, status).await;

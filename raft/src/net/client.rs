@@ -5,38 +5,29 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use openraft::storage::Snapshot as RaftSnapshot;
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::convert::Appended;
 use super::peers::{Lane, Peers};
-use super::{convert, proto};
+use super::service::FORGOTTEN;
+use super::{convert, proto, transfer};
 use crate::snapshot::SnapshotFile;
-use crate::store::log::blocking;
 use crate::types::{Address, Snapshot, Types, Vote};
 
 /// How long a member may take to answer an append before its stream is given up and started anew. Longer than a slow disk
 /// needs for a barrier, and shorter than an operator's patience: the leader's lease does not depend on it.
 const APPEND_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Bytes of a snapshot in one message.
-const SNAPSHOT_MESSAGE_BYTES: usize = 1024 * 1024;
-
-/// Snapshot messages read ahead of the connection.
-const SNAPSHOT_READ_AHEAD: usize = 2;
 
 /// Makes a [`Network`] for each member.
 pub(crate) struct Factory {
@@ -47,6 +38,7 @@ pub(crate) struct Factory {
 pub(crate) struct Network {
     peers: Arc<Peers>,
     target: u64,
+    /// As it was when the consensus first called.
     address: Address,
 }
 
@@ -59,8 +51,51 @@ impl RaftNetworkFactory<Types> for Factory {
 }
 
 impl Network {
+    fn address(&self) -> Address {
+        self.peers.address(self.target).unwrap_or_else(|| self.address.clone())
+    }
+
     fn client(&self, lane: Lane) -> proto::raft_client::RaftClient<tonic::transport::Channel> {
-        self.peers.client(&self.address.member(self.target), lane)
+        self.peers.client(&self.address().member(self.target), lane)
+    }
+
+    fn belief(&self) -> proto::Belief {
+        let address = self.address();
+        proto::Belief { lineage: address.lineage, receiver_is_seated: address.is_seated }
+    }
+
+    fn learnt(&self) -> Learnt {
+        Learnt { peers: Arc::clone(&self.peers), target: self.target }
+    }
+}
+
+/// Keeps what answers tell about the member at the other end.
+#[derive(Clone)]
+struct Learnt {
+    peers: Arc<Peers>,
+    target: u64,
+}
+
+impl Learnt {
+    /// The consensus' error for a call that failed.
+    fn failed(&self, status: &Status) -> RpcError {
+        if status.code() == FORGOTTEN {
+            self.peers.set_forgotten(self.target);
+        }
+        rpc_error(status)
+    }
+
+    /// Notes what an append came to. A member that lost what it had acknowledged is not let back in.
+    fn appended(&self, ballot: Vote, appended: Appended) -> Result<StreamAppendResult<Types>, RpcError> {
+        match &appended {
+            Ok(Some(last)) => self.peers.acknowledged(self.target, ballot, last.index),
+            Err(StreamAppendError::Conflict(at)) if self.peers.conflicts(self.target, ballot, at.index) => {
+                let reason = format!("member {} has lost entry {}, which it had acknowledged", self.target, at.index);
+                return Err(RPCError::Unreachable(Unreachable::from_string(reason)));
+            }
+            Ok(None) | Err(_) => {}
+        }
+        Ok(appended)
     }
 }
 
@@ -70,7 +105,7 @@ type RpcError = RPCError<Types>;
 fn rpc_error(status: &Status) -> RpcError {
     if super::peers::was_never_sent(status) || status.code() == tonic::Code::Unavailable {
         RPCError::Unreachable(Unreachable::from_string(describe(status)))
-    } else if status.code() == tonic::Code::PermissionDenied {
+    } else if [tonic::Code::PermissionDenied, FORGOTTEN].contains(&status.code()) {
         // It will say the same until the membership changes there.
         RPCError::Unreachable(Unreachable::from_string(describe(status)))
     } else {
@@ -86,10 +121,11 @@ fn describe(status: &Status) -> String {
 async fn bounded<T>(
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     option: &RPCOption,
+    learnt: &Learnt,
 ) -> Result<T, RpcError> {
     match timeout(option.hard_ttl(), call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(rpc_error(&status)),
+        Ok(Err(status)) => Err(learnt.failed(&status)),
         Err(_) => Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
     }
 }
@@ -118,18 +154,21 @@ impl RaftNetworkV2<Types> for Network {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         let mut client = self.client(Lane::Calls);
+        let (belief, learnt) = (self.belief(), self.learnt());
         Box::pin(async move {
             // The pause after an error lies before the first request. Connecting before asking for that would skip it, and a
             // member that is down would be called as fast as its machine can refuse.
             let mut input = input;
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            // One stream, one leader, one ballot.
+            let ballot = first.vote;
             let input = stream::iter([first]).chain(input);
             let pending = Pending::default();
             let sent = pending.clone();
             // An entry that cannot be put on the wire ends the stream, and the error is told in the place of its answer.
             let requests = input.map(move |request| {
                 sent.push();
-                convert::append_to_wire(&request)
+                convert::append_to_wire(&request, belief)
             });
             let failure = Arc::new(Mutex::new(None));
             let told = Arc::clone(&failure);
@@ -139,15 +178,17 @@ impl RaftNetworkV2<Types> for Network {
             });
             let responses = match timeout(APPEND_PATIENCE, client.append(requests)).await {
                 Ok(Ok(response)) => response.into_inner(),
-                Ok(Err(status)) => return Err(rpc_error(&status)),
+                Ok(Err(status)) => return Err(learnt.failed(&status)),
                 Err(_) => return Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
             };
             let responses = stream::unfold(Some((responses, pending)), move |state| {
                 let failure = Arc::clone(&failure);
+                let learnt = learnt.clone();
                 async move {
                     let (mut responses, pending) = state?;
-                    let answer = next_response(&mut responses, &pending).await;
+                    let answer = next_response(&mut responses, &pending, &learnt).await;
                     let answer = lock(&failure).take().map_or(answer, |status| Some(Err(rpc_error(&status))))?;
+                    let answer = answer.and_then(|appended| learnt.appended(ballot, appended));
                     // Whatever is not plain success ends the stream: what was sent after it is void.
                     let goes_on = matches!(answer, Ok(Ok(_)));
                     Some((answer, goes_on.then_some((responses, pending))))
@@ -159,7 +200,8 @@ impl RaftNetworkV2<Types> for Network {
 
     async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
         let mut client = self.client(Lane::Calls);
-        let response = bounded(client.vote(convert::vote_to_wire(&request)), &option).await?;
+        let response =
+            bounded(client.vote(convert::vote_to_wire(&request, self.belief())), &option, &self.learnt()).await?;
         convert::voted_from_wire(response).map_err(|status| rpc_error(&status))
     }
 
@@ -169,7 +211,8 @@ impl RaftNetworkV2<Types> for Network {
         option: RPCOption,
     ) -> Result<VoteResponse<Types>, RpcError> {
         let mut client = self.client(Lane::Calls);
-        let response = bounded(client.pre_vote(convert::vote_to_wire(&request)), &option).await?;
+        let response =
+            bounded(client.pre_vote(convert::vote_to_wire(&request, self.belief())), &option, &self.learnt()).await?;
         convert::voted_from_wire(response).map_err(|status| rpc_error(&status))
     }
 
@@ -180,18 +223,23 @@ impl RaftNetworkV2<Types> for Network {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let mut client = self.client(Lane::Bulk);
-        let RaftSnapshot { meta: _, snapshot: file } = snapshot;
-        let (sender, receiver) = mpsc::channel(SNAPSHOT_READ_AHEAD);
-        let reading = tokio::spawn(read_chunks(file, vote, sender));
-        let call = client.install_snapshot(ReceiverStream::new(receiver));
-        let result = tokio::select! {
-            closed = cancel => Err(StreamingError::Closed(closed)),
-            result = bounded(call, &option) => result.map_err(StreamingError::from),
+        // It may take as long as it takes; what is bounded is how long nothing may happen.
+        let outgoing = transfer::Outgoing {
+            peers: Arc::clone(&self.peers),
+            target: self.target,
+            belief: self.belief(),
+            vote,
+            snapshot,
+            patience: option.hard_ttl(),
+            is_there: false,
         };
-        reading.abort();
-        let vote = convert::ballot(result?.ballot).map_err(|status| rpc_error(&status))?;
-        Ok(SnapshotResponse::new(vote))
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            result = outgoing.send(self.client(Lane::Bulk)) => match result {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(status) => Err(self.learnt().failed(&status).into()),
+            },
+        }
     }
 
     async fn transfer_leader(
@@ -200,7 +248,12 @@ impl RaftNetworkV2<Types> for Network {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RpcError> {
         let mut client = self.client(Lane::Calls);
-        let response = bounded(client.transfer_leader(convert::transfer_to_wire(&request)), &option).await?;
+        let response = bounded(
+            client.transfer_leader(convert::transfer_to_wire(&request, self.belief())),
+            &option,
+            &self.learnt(),
+        )
+        .await?;
         if response.refusal.is_empty() {
             Ok(Ok(()))
         } else {
@@ -235,6 +288,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 async fn next_response(
     responses: &mut tonic::Streaming<proto::AppendResponse>,
     pending: &Pending,
+    learnt: &Learnt,
 ) -> Option<Result<StreamAppendResult<Types>, RpcError>> {
     loop {
         // While nothing is under way there is nothing to wait for in vain: look again after a while.
@@ -245,35 +299,11 @@ async fn next_response(
         return match timeout(patience, responses.message()).await {
             Err(_) => continue,
             Ok(Ok(None)) => None,
-            Ok(Err(status)) => Some(Err(rpc_error(&status))),
+            Ok(Err(status)) => Some(Err(learnt.failed(&status))),
             Ok(Ok(Some(response))) => {
                 pending.pop();
                 Some(convert::appended_from_wire(response).map_err(|status| rpc_error(&status)))
             }
         };
-    }
-}
-
-/// Reads a snapshot file ahead of the connection.
-async fn read_chunks(file: SnapshotFile, vote: Vote, sender: mpsc::Sender<proto::SnapshotChunk>) {
-    let mut offset = 0;
-    let mut ballot = Some(convert::ballot_to_wire(vote));
-    loop {
-        let reader = file.clone();
-        let data = match blocking(move || reader.read_at(offset, SNAPSHOT_MESSAGE_BYTES)).await {
-            Ok(data) => data,
-            Err(error) => {
-                // The receiver finds the end missing and refuses, so this attempt fails there.
-                tracing::error!(%error, "a snapshot could not be read to be sent");
-                return;
-            }
-        };
-        if data.is_empty() {
-            return;
-        }
-        offset += u64::try_from(data.len()).expect("a message's length fits into 64 bits");
-        if sender.send(proto::SnapshotChunk { ballot: ballot.take(), data: Bytes::from(data) }).await.is_err() {
-            return;
-        }
     }
 }

@@ -1,9 +1,11 @@
 //! The transport: what members say to each other, over streams that others authenticate.
 
 pub(crate) mod client;
-mod convert;
+pub(crate) mod convert;
+mod forward;
 pub(crate) mod peers;
 pub(crate) mod service;
+mod transfer;
 
 /// The generated messages.
 #[expect(

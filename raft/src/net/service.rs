@@ -15,14 +15,16 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::convert::Asked;
 use super::proto::raft_server::{Raft as RaftService, RaftServer};
-use super::{MESSAGE_BYTES, convert, proto};
-use crate::error::{ProposeError, ReadError, ServeError};
-use crate::handle::{Local, ReadMode};
+use super::{MESSAGE_BYTES, convert, proto, transfer};
+use crate::error::{MembershipError, ProposeError, ReadError, ServeError, TransferError};
+use crate::handle::ReadMode;
+use crate::local::{Local, is_young};
+use crate::membership::forgotten;
 use crate::options::{Io, PeerIo};
-use crate::snapshot::Incoming;
-use crate::store::log::blocking;
-use crate::types::{Raft, Vote};
+use crate::slot::Slot;
+use crate::types::Vote;
 
 /// How long calls may go on after the shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(2);
@@ -32,7 +34,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_
 
 /// The serving half of an opened member.
 pub struct Service {
-    pub(crate) local: Arc<Local>,
+    pub(crate) slot: Arc<Slot>,
 }
 
 impl std::fmt::Debug for Service {
@@ -54,7 +56,7 @@ impl Service {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), ServeError> {
         let ended = CancellationToken::new();
-        let answers = Answers { local: self.local, ended: ended.clone() };
+        let answers = Answers { slot: self.slot, ended: ended.clone() };
         let service =
             RaftServer::new(answers).max_decoding_message_size(MESSAGE_BYTES).max_encoding_message_size(MESSAGE_BYTES);
         let incoming = incoming.filter_map(async |peer| match peer {
@@ -134,14 +136,14 @@ impl AsyncWrite for Identified {
 
 /// Answers calls.
 struct Answers {
-    local: Arc<Local>,
+    slot: Arc<Slot>,
     /// Cancelled when the service is to end.
     ended: CancellationToken,
 }
 
 impl Answers {
-    fn raft(&self) -> &Raft {
-        &self.local.raft
+    fn local(&self) -> Arc<Local> {
+        self.slot.local()
     }
 }
 
@@ -151,25 +153,70 @@ fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
     peer.ok_or_else(|| Status::unauthenticated("the connection names no member"))
 }
 
-/// Refuses a caller that is no member, and one that speaks for another member. While there is no membership at all, this
-/// member is still to be taken up by some cluster, and hears whoever has been authenticated.
-fn admit(raft: &Raft, Peer(name): &Peer, speaks_for: Option<&Vote>) -> Result<(), Status> {
-    let metrics = raft.metrics();
+/// What a member that lost its memory answers with.
+pub(super) const FORGOTTEN: tonic::Code = tonic::Code::FailedPrecondition;
+
+/// What a message says about its sender.
+#[derive(Clone, Copy)]
+struct Claim<'a> {
+    /// For whom it speaks.
+    ballot: Option<&'a Vote>,
+    /// What the sender believes.
+    belief: Option<&'a proto::Belief>,
+    /// Whether the ballot is one of a leader, who is to be heard even if this member was away when it was added.
+    leads: bool,
+}
+
+impl Claim<'_> {
+    const NONE: Self = Self { ballot: None, belief: None, leads: false };
+}
+
+/// Refuses a caller that is no member, one that speaks for another member, and one of another life of the cluster. While
+/// there is no membership at all, this member is still to be taken up by some cluster, and hears whoever was authenticated.
+///
+/// A leader that this member does not know is heard if a majority elected it: the members may have been replaced one by one
+/// while this one was away. A removed member never gets that far, because those that were not removed do not hear it.
+///
+/// A member with an empty directory that the sender knows as one that has acknowledged something must not take part.
+fn admit(local: &Local, Peer(name): &Peer, claim: Claim<'_>) -> Result<(), Status> {
+    let metrics = local.raft.metrics();
     let metrics = metrics.borrow_watched();
     let membership = metrics.membership_config.membership();
-    let mut members = membership.nodes().peekable();
-    if members.peek().is_none() {
+    let own_lineage = membership.nodes().next().map(|(_, address)| address.lineage);
+    if let (Some(own), Some(belief)) = (own_lineage, claim.belief)
+        && own != belief.lineage
+    {
+        return Err(Status::permission_denied(
+            "the cluster was restored meanwhile, and the caller belongs to what it was before; add it anew with an empty directory",
+        ));
+    }
+    if claim.belief.is_some_and(|belief| belief.receiver_is_seated) && is_young(&metrics) {
+        let address = membership.get_node(&local.id);
+        let reason = forgotten(address.map_or("this member", |address| &address.name));
+        drop(metrics);
+        local.exclude(reason.clone());
+        return Err(Status::new(FORGOTTEN, reason));
+    }
+    if local.is_excluded() {
+        return Err(Status::permission_denied("this member is excluded from the cluster"));
+    }
+    if own_lineage.is_none() {
         return Ok(());
     }
-    let Some((id, _)) = members.find(|(_, address)| address.name == *name) else {
-        return Err(Status::permission_denied(format!("{name:?} is not a member of this cluster")));
-    };
-    match speaks_for {
-        Some(vote) if vote.leader_id.voted_for != *id => {
-            let other = vote.leader_id.voted_for;
+    let id = membership.nodes().find(|(_, address)| address.name == *name).map(|(id, _)| *id);
+    match (id, claim.ballot.map(|vote| vote.leader_id.voted_for)) {
+        (Some(id), Some(other)) if other != id => {
             Err(Status::permission_denied(format!("{name:?} is member {id} and must not speak for member {other}")))
         }
-        Some(_) | None => Ok(()),
+        (Some(_), _) => Ok(()),
+        (None, Some(other))
+            if claim.leads
+                && claim.ballot.is_some_and(|vote| vote.is_committed() && *vote >= metrics.vote)
+                && membership.get_node(&other).is_none() =>
+        {
+            Ok(())
+        }
+        (None, _) => Err(Status::permission_denied(format!("{name:?} is not a member of this cluster"))),
     }
 }
 
@@ -180,27 +227,32 @@ fn unavailable(error: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl RaftService for Answers {
     type AppendStream = BoxStream<'static, Result<proto::AppendResponse, Status>>;
+    type InstallSnapshotStream = BoxStream<'static, Result<proto::SnapshotProgress, Status>>;
 
     async fn append(
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         let peer = peer(&request)?;
-        admit(self.raft(), &peer, None)?;
-        let raft = self.raft().clone();
+        let local = self.local();
+        let raft = local.raft.clone();
         let ended = self.ended.clone();
         let refusal = Arc::new(std::sync::Mutex::new(None));
         let refused = Arc::clone(&refusal);
         // The first request that cannot be taken ends the stream, after the answers to those before it.
         let requests = request.into_inner().take_until(ended.cancelled_owned()).scan((), move |(), request| {
-            let taken = request.and_then(convert::append_from_wire).and_then(|request| {
-                admit(&raft, &peer, Some(&request.vote))?;
+            let taken = request.and_then(|request| {
+                let belief = request.belief;
+                let request = convert::append_from_wire(request)?;
+                let claim = Claim { ballot: Some(&request.vote), belief: belief.as_ref(), leads: true };
+                admit(&local, &peer, claim)?;
+                local.hear();
                 Ok(request)
             });
             let taken = taken.map_err(|status| *set(&refused) = Some(status)).ok();
             async move { taken }
         });
-        let responses = self.raft().stream_append(requests);
+        let responses = raft.stream_append(requests);
         let responses = responses.map(|result| match result {
             Ok(appended) => Ok(convert::appended_to_wire(&appended)),
             Err(fatal) => Err(unavailable(fatal)),
@@ -210,55 +262,54 @@ impl RaftService for Answers {
     }
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
+        let local = self.local();
         let peer = peer(&request)?;
-        let request = convert::vote_from_wire(request.into_inner())?;
-        admit(self.raft(), &peer, Some(&request.vote))?;
-        let response = self.raft().vote(request).await.map_err(unavailable)?;
+        let request = request.into_inner();
+        let belief = request.belief;
+        let request = convert::vote_from_wire(request)?;
+        admit(&local, &peer, Claim { ballot: Some(&request.vote), belief: belief.as_ref(), leads: false })?;
+        let response = local.raft.vote(request).await.map_err(unavailable)?;
         Ok(Response::new(convert::voted_to_wire(&response)))
     }
 
     async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
+        let local = self.local();
         let peer = peer(&request)?;
-        let request = convert::vote_from_wire(request.into_inner())?;
-        admit(self.raft(), &peer, Some(&request.vote))?;
-        let response = self.raft().pre_vote(request).await.map_err(unavailable)?;
+        let request = request.into_inner();
+        let belief = request.belief;
+        let request = convert::vote_from_wire(request)?;
+        admit(&local, &peer, Claim { ballot: Some(&request.vote), belief: belief.as_ref(), leads: false })?;
+        let response = local.raft.pre_vote(request).await.map_err(unavailable)?;
         Ok(Response::new(convert::voted_to_wire(&response)))
     }
 
     async fn install_snapshot(
         &self,
         request: Request<Streaming<proto::SnapshotChunk>>,
-    ) -> Result<Response<proto::SnapshotResponse>, Status> {
+    ) -> Result<Response<Self::InstallSnapshotStream>, Status> {
+        let local = self.local();
         let peer = peer(&request)?;
-        admit(self.raft(), &peer, None)?;
         let mut chunks = request.into_inner();
-        let mut vote: Option<Vote> = None;
-        let snapshots = Arc::clone(&self.local.snapshots);
-        let storing = |error: io::Error| Status::internal(format!("the snapshot cannot be stored: {error}"));
-        let mut incoming: Incoming = blocking(move || snapshots.receive()).await.map_err(storing)?;
-        while let Some(proto::SnapshotChunk { ballot, data }) = chunks.message().await? {
-            if vote.is_none() {
-                let announced = convert::ballot(ballot)?;
-                admit(self.raft(), &peer, Some(&announced))?;
-                vote = Some(announced);
-            }
-            incoming = blocking(move || incoming.push(&data).map(|()| incoming)).await.map_err(storing)?;
-        }
-        let vote = vote.ok_or_else(|| Status::invalid_argument("the snapshot is empty"))?;
-        let snapshot =
-            blocking(move || incoming.finish()).await.map_err(|error| Status::data_loss(error.to_string()))?;
-        let response = self.raft().install_full_snapshot(vote, snapshot).await.map_err(unavailable)?;
-        Ok(Response::new(proto::SnapshotResponse { ballot: Some(convert::ballot_to_wire(response.vote)) }))
+        let offer = chunks.message().await?.and_then(|first| first.offer);
+        let offer = offer.ok_or_else(|| Status::invalid_argument("the first message offers no snapshot"))?;
+        let vote = convert::ballot(offer.ballot)?;
+        admit(&local, &peer, Claim { ballot: Some(&vote), belief: offer.belief.as_ref(), leads: true })?;
+        let chunks = chunks.take_until(self.ended.clone().cancelled_owned()).boxed();
+        Ok(Response::new(transfer::receive(local, offer, vote, chunks)))
     }
 
     async fn transfer_leader(
         &self,
         request: Request<proto::TransferLeaderRequest>,
     ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
+        let local = self.local();
         let peer = peer(&request)?;
-        let request = convert::transfer_from_wire(request.into_inner())?;
-        admit(self.raft(), &peer, Some(request.from_leader()))?;
-        let response = self.raft().handle_transfer_leader(request).await.map_err(unavailable)?;
+        let request = request.into_inner();
+        let belief = request.belief;
+        let request = convert::transfer_from_wire(request)?;
+        let claim = Claim { ballot: Some(request.from_leader()), belief: belief.as_ref(), leads: false };
+        admit(&local, &peer, claim)?;
+        let response = local.raft.handle_transfer_leader(request).await.map_err(unavailable)?;
         let refusal = response.err().map(|error| error.to_string()).unwrap_or_default();
         Ok(Response::new(proto::TransferLeaderResponse { refusal }))
     }
@@ -267,14 +318,16 @@ impl RaftService for Answers {
         &self,
         request: Request<proto::ProposeRequest>,
     ) -> Result<Response<proto::ProposeResponse>, Status> {
+        let local = self.local();
         use proto::propose_response::Outcome;
-        admit(self.raft(), &peer(&request)?, None)?;
+        admit(&local, &peer(&request)?, Claim::NONE)?;
         let proto::ProposeRequest { payload, timeout_ms } = request.into_inner();
-        let outcome = match self.local.propose_here(payload, Duration::from_millis(timeout_ms)).await {
+        let outcome = match local.propose_here(payload, Duration::from_millis(timeout_ms)).await {
             Ok(response) => Outcome::Response(response),
             Err(ProposeError::NoLeader) => Outcome::NotLeader(proto::NotLeader {}),
             Err(ProposeError::Unknown { reason }) => Outcome::Unknown(reason),
             Err(ProposeError::Stopped { reason }) => Outcome::Stopped(reason),
+            Err(ProposeError::Full { reason }) => Outcome::Full(reason),
             Err(ProposeError::TooLarge { size: _, limit }) => {
                 Outcome::TooLarge(u64::try_from(limit).unwrap_or(u64::MAX))
             }
@@ -286,16 +339,53 @@ impl RaftService for Answers {
         &self,
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexResponse>, Status> {
+        let local = self.local();
         use proto::read_index_response::Outcome;
-        admit(self.raft(), &peer(&request)?, None)?;
+        admit(&local, &peer(&request)?, Claim::NONE)?;
         let proto::ReadIndexRequest { timeout_ms, lease } = request.into_inner();
         let mode = if lease { ReadMode::Lease } else { ReadMode::Index };
-        let outcome = match self.local.read_index_here(mode, Duration::from_millis(timeout_ms)).await {
+        let outcome = match local.read_index_here(mode, Duration::from_millis(timeout_ms)).await {
             Ok(index) => Outcome::Index(index),
             Err(ReadError::NoLeader | ReadError::Behind { .. }) => Outcome::NotLeader(proto::NotLeader {}),
             Err(ReadError::Stopped { reason }) => Outcome::Stopped(reason),
         };
         Ok(Response::new(proto::ReadIndexResponse { outcome: Some(outcome) }))
+    }
+
+    async fn change(&self, request: Request<proto::ChangeRequest>) -> Result<Response<proto::ChangeResponse>, Status> {
+        let local = self.local();
+        use proto::change_response::Outcome;
+        admit(&local, &peer(&request)?, Claim::NONE)?;
+        let proto::ChangeRequest { timeout_ms, change } = request.into_inner();
+        let patience = Duration::from_millis(timeout_ms);
+        let outcome = match convert::change_from_wire(change)? {
+            Asked::Change(change) => match local.change_here(&change, patience).await {
+                Ok(member) => Outcome::Done(convert::member_to_wire(member)),
+                Err(MembershipError::NoLeader) => Outcome::NotLeader(proto::NotLeader {}),
+                Err(MembershipError::Refused(refusal)) => Outcome::Refused(convert::refusal_to_wire(refusal)),
+                Err(MembershipError::Unknown { reason }) => Outcome::Unknown(reason),
+                Err(MembershipError::Stopped { reason }) => Outcome::Stopped(reason),
+            },
+            Asked::MoveLead(to) => match local.transfer_here(to, patience).await {
+                Ok(member) => Outcome::Done(convert::member_to_wire(member)),
+                Err(TransferError::NotLeader { .. }) => Outcome::NotLeader(proto::NotLeader {}),
+                Err(TransferError::NoCandidate { .. }) => Outcome::NoCandidate(proto::NoCandidate {}),
+                Err(TransferError::NotReady { name, reason }) => Outcome::NotReady(proto::NotReady { name, reason }),
+                Err(error @ TransferError::TimedOut) => Outcome::Unknown(error.to_string()),
+                Err(TransferError::Stopped { reason }) => Outcome::Stopped(reason),
+            },
+        };
+        Ok(Response::new(proto::ChangeResponse { outcome: Some(outcome) }))
+    }
+
+    async fn standing(
+        &self,
+        request: Request<proto::StandingRequest>,
+    ) -> Result<Response<proto::StandingResponse>, Status> {
+        let local = self.local();
+        peer(&request)?;
+        let excluded = local.judge(request.into_inner());
+        Ok(Response::new(proto::StandingResponse { excluded }))
     }
 }
 

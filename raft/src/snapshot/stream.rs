@@ -17,7 +17,7 @@ const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Bytes written before they are brought to the disk: in portions, so that the log's barriers never wait behind a whole
 /// snapshot.
-const SYNC_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const SYNC_BYTES: u64 = 8 * 1024 * 1024;
 
 /// What keeps a snapshot file from being believed.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use berth_raft::{
     BoxError, Bytes, Entry, Handle, Io, Leadership, Links, Member, OpenError, Options, PeerIo, ProposeError, ReadMode,
-    SnapshotPolicy, StateMachine,
+    Service, SnapshotPolicy, StateMachine,
 };
 use futures::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
@@ -147,6 +147,8 @@ pub struct Cluster {
     pub members: Vec<Member>,
     pub snapshots: SnapshotPolicy,
     board: Arc<Mutex<Switchboard>>,
+    /// Names of members that came later; the first ones are called by their ids.
+    late: Mutex<HashMap<u64, String>>,
 }
 
 impl Cluster {
@@ -165,7 +167,18 @@ impl Cluster {
             members,
             snapshots: SnapshotPolicy::default(),
             board: Arc::default(),
+            late: Mutex::default(),
         }
+    }
+
+    fn name(&self, id: u64) -> String {
+        self.late.lock().unwrap().get(&id).cloned().unwrap_or_else(|| format!("member-{id}"))
+    }
+
+    /// Starts a member that was added to the running cluster.
+    pub async fn start_late(&self, member: &Member) -> Node {
+        self.late.lock().unwrap().insert(member.id, member.name.clone());
+        self.start(member.id).await
     }
 
     pub fn data_dir(&self, id: u64) -> PathBuf {
@@ -173,8 +186,10 @@ impl Cluster {
     }
 
     pub fn options(&self, id: u64) -> Options {
-        let line = Line { from: format!("member-{id}"), board: Arc::clone(&self.board) };
-        let mut options = Options::new(id, self.data_dir(id), self.members.clone(), Arc::new(line));
+        let line = Line { from: self.name(id), board: Arc::clone(&self.board) };
+        let is_late = self.late.lock().unwrap().contains_key(&id);
+        let bootstrap = if is_late { Vec::new() } else { self.members.clone() };
+        let mut options = Options::new(id, self.data_dir(id), bootstrap, Arc::new(line));
         options.snapshots = self.snapshots.clone();
         options
     }
@@ -188,10 +203,31 @@ impl Cluster {
     }
 
     pub async fn start_with(&self, options: Options) -> Result<Node, OpenError> {
-        let id = options.id;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let machine = Journal::default();
-        let opening = runtime.spawn(berth_raft::open(options, machine.clone()));
+        let opening = berth_raft::open(options.clone(), machine.clone());
+        self.run(options.id, machine, opening).await
+    }
+
+    /// Starts a member that opens itself again when its disk failed.
+    pub async fn supervise(&self, options: Options) -> Result<Node, OpenError> {
+        let machine = Journal::default();
+        let next = machine.clone();
+        let make = move || {
+            *next.0.lock().unwrap() = Arc::default();
+            next.clone()
+        };
+        let opening = berth_raft::supervise(options.clone(), make);
+        self.run(options.id, machine, opening).await
+    }
+
+    async fn run(
+        &self,
+        id: u64,
+        machine: Journal,
+        opening: impl Future<Output = Result<(Handle, Service), OpenError>> + Send + 'static,
+    ) -> Result<Node, OpenError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let opening = runtime.spawn(opening);
         let (handle, service) = match opening.await.unwrap() {
             Ok(opened) => opened,
             Err(error) => {
@@ -200,7 +236,7 @@ impl Cluster {
             }
         };
         let (door, incoming) = mpsc::channel(16);
-        self.board.lock().unwrap().doors.insert(format!("member-{id}"), door);
+        self.board.lock().unwrap().doors.insert(self.name(id), door);
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = runtime.spawn(service.run(ReceiverStream::new(incoming), async {
             let _ = stopped.await;
@@ -215,7 +251,7 @@ impl Cluster {
 
     /// Cuts a member off from all others, or joins it to them again.
     pub fn cut(&self, id: u64, cut: bool) {
-        let name = format!("member-{id}");
+        let name = self.name(id);
         let mut board = self.board.lock().unwrap();
         if cut {
             for (from, to, stream) in &board.streams {
@@ -231,13 +267,13 @@ impl Cluster {
 
     /// How often a member was dialled by the others.
     pub fn dialled(&self, id: u64) -> u64 {
-        self.board.lock().unwrap().dialled.get(&format!("member-{id}")).copied().unwrap_or_default()
+        self.board.lock().unwrap().dialled.get(&self.name(id)).copied().unwrap_or_default()
     }
 
     /// Makes a member fall silent without a sign: its streams stay open, and nothing comes through. Undone for new streams
     /// only, as with a machine that was unplugged.
     pub fn freeze(&self, id: u64, frozen: bool) {
-        let name = format!("member-{id}");
+        let name = self.name(id);
         let mut board = self.board.lock().unwrap();
         if frozen {
             board.frozen.insert(name);
@@ -256,7 +292,7 @@ impl Cluster {
     /// Kills a member: its tasks end where they are, and nobody is told. Returns once its directory can be opened again.
     pub async fn kill(&self, mut node: Node) {
         let id = node.id;
-        let name = format!("member-{id}");
+        let name = self.name(id);
         {
             let mut board = self.board.lock().unwrap();
             board.doors.remove(&name);

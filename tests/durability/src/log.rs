@@ -117,7 +117,7 @@ async fn open(folder: &Path) -> anyhow::Result<(Handle, Lanes)> {
     let member = Member { id: 1, name: "m1".into(), ..Member::default() };
     let mut options = Options::new(1, folder, vec![member], Arc::new(Alone));
     // Often enough that the power goes during a compaction too.
-    options.snapshots = SnapshotPolicy { entries_between: 500, entries_kept: 100 };
+    options.snapshots = SnapshotPolicy { entries_between: 500, entries_kept: 100, ..SnapshotPolicy::default() };
     let (handle, _service) = berth_raft::open(options, lanes.clone()).await?;
     handle.read_barrier(ReadMode::Index, PATIENCE).await.context("the member does not lead itself")?;
     Ok((handle, lanes))
