@@ -165,7 +165,7 @@ pub(crate) fn restore(
     log: &Path,
     machine: &mut dyn AnyMachine,
 ) -> Result<(SnapshotStore, Option<SnapshotMeta>), OpenError> {
-    let store = SnapshotStore::open(snapshots, policy)?;
+    let store = SnapshotStore::open_paced(snapshots, policy)?;
     let current = store.current();
     let last = current.as_ref().and_then(|current| current.meta.last_log_id);
     directory::check_snapshot(tail, snapshots, log, last)?;

@@ -141,7 +141,12 @@ pub(crate) struct SnapshotStore {
 
 impl SnapshotStore {
     /// Opens the directory, throws unfinished files away, and reads the newest snapshot.
-    pub(crate) fn open(directory: &Path, policy: SnapshotPolicy) -> Result<Self, OpenError> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, OpenError> {
+        Self::open_paced(directory, SnapshotPolicy::default())
+    }
+
+    /// [`open`](Self::open), with another pace for the snapshots to come.
+    pub(crate) fn open_paced(directory: &Path, policy: SnapshotPolicy) -> Result<Self, OpenError> {
         let Found { newest, superseded } = list(directory)?;
         let current = newest.map(checked).transpose()?;
         for path in superseded {

@@ -145,7 +145,6 @@ impl Drop for Incoming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::SnapshotPolicy;
     use crate::types::{SnapshotMeta, log_id};
 
     const PIECE: usize = 100_000;
@@ -156,7 +155,7 @@ mod tests {
         let [from, to] = ["from", "to"].map(|name| root.path().join(name));
         let [from, to] = [from, to].map(|directory| {
             fs::create_dir(&directory).unwrap();
-            Arc::new(SnapshotStore::open(&directory, SnapshotPolicy::default()).unwrap())
+            Arc::new(SnapshotStore::open(&directory).unwrap())
         });
         let state: Vec<u8> = (0..300_000_u32).map(|number| number.to_le_bytes()[0]).collect();
         let meta = SnapshotMeta { last_log_id: Some(log_id(2, 9)), ..SnapshotMeta::default() };

@@ -79,7 +79,7 @@ fn open(root: &Path) -> (LogStore, Closer, SnapshotStore) {
 
 fn open_with_sizes(root: &Path, sizes: Sizes) -> (LogStore, Closer, SnapshotStore) {
     let Directory { engine, tail, snapshots, lock, .. } = directory::open_sized(root, 1, sizes).unwrap();
-    let snapshots = SnapshotStore::open(&snapshots, crate::options::SnapshotPolicy::default()).unwrap();
+    let snapshots = SnapshotStore::open(&snapshots).unwrap();
     let (store, closer) = LogStore::start(engine, tail, Box::new(lock)).unwrap();
     (store, closer, snapshots)
 }
