@@ -124,8 +124,13 @@ impl Peers {
     /// Notes that the way of a snapshot ended, there or not.
     pub(crate) fn sent(&self, member: u64, is_there: bool) {
         self.condition(member, |condition| {
-            condition.sending = None;
-            condition.broke = (!is_there).then(Instant::now);
+            // One that never began, because the member is down, keeps nothing waiting.
+            let had_begun = condition.sending.take().is_some();
+            if is_there {
+                condition.broke = None;
+            } else if had_begun {
+                condition.broke = Some(Instant::now());
+            }
         });
     }
 
