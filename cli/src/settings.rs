@@ -52,11 +52,7 @@ pub(crate) struct Settings {
 impl Settings {
     /// Reads the configuration file that is meant and resolves.
     pub(crate) fn load(global: &Global) -> Result<Self, Failure> {
-        let path = match (&global.config, std::env::var_os("HOME")) {
-            (Some(path), _) => path.clone(),
-            (None, Some(home)) => Path::new(&home).join(".config/berth/config.yaml"),
-            (None, None) => return Err(no_file("no configuration file is named and HOME is not set")),
-        };
+        let path = path(global)?;
         let text = std::fs::read_to_string(&path)
             .map_err(|error| no_file(&format!("cannot read the configuration {}: {error}", path.display())))?;
         Self::resolve(global, &path, &text)
@@ -146,6 +142,15 @@ impl Settings {
             }
             failure.denied(code).hint("use `ca`, `cert` and `key` that were issued for this cluster")
         })
+    }
+}
+
+/// The configuration file that is meant.
+pub(crate) fn path(global: &Global) -> Result<PathBuf, Failure> {
+    match (&global.config, std::env::var_os("HOME")) {
+        (Some(path), _) => Ok(path.clone()),
+        (None, Some(home)) => Ok(Path::new(&home).join(".config/berth/config.yaml")),
+        (None, None) => Err(no_file("no configuration file is named and HOME is not set")),
     }
 }
 

@@ -116,6 +116,10 @@ impl Config {
             "bootstrap.cluster is {}, `cluster` says another",
             bootstrap.cluster
         );
+        if !self.is_pristine() {
+            // The replicated membership says by now where everybody is; this member may have moved.
+            return Ok(());
+        }
         let (api, raft) = (self.api_address(), self.raft_address());
         ensure!(
             own.api == api,
@@ -130,6 +134,11 @@ impl Config {
             own.raft
         );
         Ok(())
+    }
+
+    /// Whether nothing was ever kept here, so that `bootstrap` is still to be followed.
+    fn is_pristine(&self) -> bool {
+        std::fs::read_dir(&self.data_dir).map_or(true, |mut entries| entries.next().is_none())
     }
 
     /// What others are told.
@@ -153,6 +162,19 @@ impl Config {
     pub fn cluster(&self) -> ClusterId {
         let first = self.bootstrap.as_ref().map(|bootstrap| bootstrap.cluster);
         self.cluster.or(first).expect("checked when the file was read")
+    }
+
+    /// This member as this file says.
+    pub fn seat(&self) -> Member {
+        let id = self.id();
+        let first = self.members().into_iter().find(|member| member.id == id);
+        first.unwrap_or_else(|| Member {
+            id,
+            name: self.name.to_string(),
+            raft_addr: self.raft_address().to_owned(),
+            api_addr: self.api_address().to_owned(),
+            domain: String::new(),
+        })
     }
 
     /// The members as the cluster begins; none for a member that joins.
@@ -213,6 +235,16 @@ mod tests {
         assert!(problem(&GOOD.replace("api = \"10.0.0.1", "api = \"10.0.0.9")).contains("10.0.0.9"));
         assert!(problem(&format!("id = 2\n{GOOD}")).contains("has id 1, this file says 2"));
         assert!(problem(&format!("cluster = \"other\"\n{GOOD}")).contains("says another"));
+    }
+
+    #[test]
+    fn a_member_that_moved_need_not_rewrite_how_the_cluster_began() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("CURRENT"), "gen-1").unwrap();
+        let moved = GOOD
+            .replace("/var/lib/berth/controller", folder.path().to_str().unwrap())
+            .replace("api_listen = \"10.0.0.1", "api_listen = \"10.0.0.9");
+        toml::from_str::<Config>(&moved).unwrap().check().unwrap();
     }
 
     #[test]

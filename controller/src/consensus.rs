@@ -59,6 +59,20 @@ fn answers_stale_reads() -> bool {
     cfg!(debug_assertions) && std::env::var_os("BERTH_TEST_STALE_READS").is_some()
 }
 
+impl Log {
+    async fn barrier(&self, mode: ReadMode) -> Result<(), ConsensusError> {
+        self.permitted()?;
+        if answers_stale_reads() {
+            return Ok(());
+        }
+        self.handle.read_barrier(mode, READ_WITHIN).await.map(|_| ()).map_err(|error| match error {
+            ReadError::NoLeader => ConsensusError::NoLeader,
+            ReadError::Behind { .. } => ConsensusError::Stopped(error.to_string()),
+            ReadError::Stopped { reason } => ConsensusError::Stopped(reason),
+        })
+    }
+}
+
 /// A member that must not serve does not lead either, whatever the log says.
 fn translate(known: &berth_raft::Leadership, is_halted: bool) -> Leadership {
     let leads = known.is_leader && !is_halted;
@@ -75,7 +89,8 @@ fn answered(outcome: Result<Bytes, ProposeError>) -> Result<Vec<Applied>, Consen
         ProposeError::NoLeader => ConsensusError::NoLeader,
         ProposeError::Unknown { reason } => ConsensusError::Unknown(reason),
         ProposeError::TooLarge { size, limit } => ConsensusError::TooLarge { bytes: size, limit },
-        ProposeError::Stopped { reason } | ProposeError::Full { reason } => ConsensusError::Stopped(reason),
+        ProposeError::Stopped { reason } => ConsensusError::Stopped(reason),
+        ProposeError::Full { reason } => ConsensusError::Full(reason),
     })?;
     // The change is made; an answer that this version cannot read must not be called a failure.
     record::decode_answers(&answers).map_err(|error| ConsensusError::Unknown(error.to_string()))
@@ -94,15 +109,11 @@ impl Consensus for Log {
     }
 
     async fn read_barrier(&self) -> Result<(), ConsensusError> {
-        self.permitted()?;
-        if answers_stale_reads() {
-            return Ok(());
-        }
-        self.handle.read_barrier(ReadMode::Index, READ_WITHIN).await.map(|_| ()).map_err(|error| match error {
-            ReadError::NoLeader => ConsensusError::NoLeader,
-            ReadError::Behind { .. } => ConsensusError::Stopped(error.to_string()),
-            ReadError::Stopped { reason } => ConsensusError::Stopped(reason),
-        })
+        self.barrier(ReadMode::Index).await
+    }
+
+    async fn lease_barrier(&self) -> Result<(), ConsensusError> {
+        self.barrier(ReadMode::Lease).await
     }
 
     fn halted(&self) -> Option<String> {

@@ -132,7 +132,7 @@ async fn carry_out(verdict: &Verdict, log: &Handle, halt: &Halt) {
 
 async fn ask(peers: &Peers, name: String, address: String) -> Option<(String, Vec<Checkpoint>)> {
     let asked = async {
-        let channel = peers.controller(&address).await.ok()?;
+        let channel = peers.controller(&address);
         let answer = PeerServiceClient::new(channel).get_checkpoints(v1::GetCheckpointsRequest {}).await.ok()?;
         Some(answer.into_inner().checkpoints.into_iter().filter_map(read).collect())
     };

@@ -12,9 +12,11 @@ mod grpc;
 mod guard;
 mod links;
 mod machine;
+mod metrics;
 mod peers;
 pub mod restore;
 mod run;
 mod sealing;
+mod trouble;
 
 pub use run::run;

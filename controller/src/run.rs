@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use berth_control::{Control, Publisher, leader};
 use berth_pki::{Allow, Credentials, Limits, Role, SealingKey};
+use berth_telemetry::Metrics;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -15,8 +16,10 @@ use crate::grpc;
 use crate::guard::{self, Halt};
 use crate::links::{TlsLinks, incoming};
 use crate::machine::Machine;
+use crate::metrics::{self, ApiMetrics, Counting};
 use crate::peers::Peers;
 use crate::sealing::FileKey;
+use crate::trouble;
 
 /// How long calls in flight may take to end at a shutdown.
 const DRAIN_WITHIN: Duration = Duration::from_secs(5);
@@ -31,13 +34,24 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let shutdown = berth_telemetry::shutdown_signal().context("cannot listen for signals")?;
     let api = bind(&config.api_listen).await?;
     let raft = bind(&config.raft_listen).await?;
+    let metrics_at = match &config.metrics_listen {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
+    let metrics = Metrics::new("berth-controller");
 
     let (publisher, views) = Publisher::new();
     let halt = Halt::new();
     let links = Arc::new(TlsLinks(credentials.clone()));
     let mut options = berth_raft::Options::new(config.id(), &config.data_dir, config.members(), links);
     options.max_payload_bytes = LARGEST_ENTRY;
-    let (log, service) = berth_raft::open(options, Machine::new(publisher, halt.clone())).await?;
+    let store_limit = options.max_store_bytes;
+    // The process outlives a failure of its disk: it says so, and takes part again when there is room.
+    let (log, service) = berth_raft::supervise(options, {
+        let halt = halt.clone();
+        move || Machine::new(publisher.clone(), halt.clone())
+    })
+    .await?;
 
     let members =
         berth_pki::accept(raft, credentials.server_config(Allow::only([Role::Controller])), Limits::default());
@@ -48,15 +62,27 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         Control::new(Arc::new(Log::new(log.clone(), halt.clone())), Arc::new(Clock), Arc::new(FileKey(key)), views);
     let leading = tokio::spawn(leader::run(control.clone(), config.cluster()));
 
-    let peers = Peers(credentials.clone());
+    let peers = Peers::new(credentials.clone());
     let guarding = tokio::spawn(guard::run(control.clone(), log.clone(), peers, halt));
+
+    metrics.register(|registry| log.metrics().register(registry.sub_registry_with_prefix("berth")));
+    if let Some(listener) = metrics_at {
+        let mut readers = (*credentials.server_config(Allow::only([Role::Scraper, Role::Operator]))).clone();
+        // Monitoring systems say in the handshake which HTTP they speak.
+        readers.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let readers = berth_pki::accept(listener, Arc::new(readers), Limits::default());
+        tokio::spawn(metrics::serve(metrics.clone(), readers, shutdown.clone()));
+    }
 
     let clients = berth_pki::accept(api, credentials.server_config(Allow::AnyRole), Limits::default());
     let shared = grpc::Shared {
         control,
         log: log.clone(),
-        peers: Peers(credentials),
-        name: config.name.to_string(),
+        peers: Peers::new(credentials),
+        seat: config.seat(),
+        store_limit,
+        trouble: trouble::follow(log.clone(), shutdown.clone()),
+        counting: Counting(metrics.register(ApiMetrics::new)),
         shutdown: shutdown.clone(),
     };
     tracing::info!(name = %config.name, api = config.api_listen, raft = config.raft_listen, "controller is up");

@@ -26,6 +26,7 @@ struct Controller {
     data_dir: String,
     api_listen: String,
     raft_listen: String,
+    metrics_listen: String,
     sealing_key: String,
     tls: Tls,
     bootstrap: Bootstrap,
@@ -91,7 +92,7 @@ fn text(path: &Path) -> String {
 }
 
 fn controllers(plan: &Plan) -> Vec<String> {
-    plan.of_kind(Kind::Controller).map(|member| member.api().to_string()).collect()
+    plan.formed().map(|member| member.api().to_string()).collect()
 }
 
 /// `controller.toml` or `hostd.toml` of a member.
@@ -105,7 +106,7 @@ pub(crate) fn member(plan: &Plan, member: &Member) -> String {
 
 fn controller(plan: &Plan, member: &Member) -> Controller {
     let folder = plan.folder(member);
-    let members = plan.of_kind(Kind::Controller).map(|member| BootstrapMember {
+    let members = plan.formed().map(|member| BootstrapMember {
         id: member.id,
         name: member.name.clone(),
         api: member.api().to_string(),
@@ -116,6 +117,7 @@ fn controller(plan: &Plan, member: &Member) -> Controller {
         data_dir: text(&folder.join("data")),
         api_listen: member.api().to_string(),
         raft_listen: member.raft().to_string(),
+        metrics_listen: member.metrics().to_string(),
         sealing_key: text(&folder.join("sealing.key")),
         tls: Tls::below(&folder),
         bootstrap: Bootstrap { cluster: plan.cluster.clone(), members: members.collect() },

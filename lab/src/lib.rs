@@ -47,8 +47,10 @@ pub struct Options {
     pub binaries: Binaries,
     /// A certain number below 200; otherwise the lowest that is free.
     pub number: Option<u8>,
-    /// How many controllers, at most 9.
+    /// How many controllers, at most 9 with the empty ones.
     pub controllers: u8,
+    /// How many machines more that could become controllers: numbered on, with an address and an empty folder.
+    pub empty_controllers: u8,
     /// How many hosts, at most 200.
     pub hosts: u8,
     /// Whether it lives on when this process ends; otherwise it goes down with the [`Lab`].
@@ -68,6 +70,7 @@ impl Options {
             binaries,
             number: None,
             controllers: 3,
+            empty_controllers: 0,
             hosts: 2,
             keep: false,
             slice: Slice { cpus: cpus.trim().to_owned(), memory_mib: 2048, hugepages_2m: 512 },

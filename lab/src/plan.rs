@@ -18,6 +18,7 @@ const HOSTS: u8 = 200;
 /// Ports as shipped; labs differ by address.
 const API: u16 = 7440;
 const RAFT: u16 = 7441;
+const METRICS: u16 = 7442;
 const HOST: u16 = 7443;
 
 /// The programs that a lab runs.
@@ -73,6 +74,9 @@ pub struct Member {
     pub kind: Kind,
     /// Its address in the lab's network.
     pub address: Ipv4Addr,
+    /// A machine with nothing on it: no configuration, no keys, nothing running, until someone puts it there.
+    #[serde(default)]
+    pub empty: bool,
 }
 
 impl Member {
@@ -83,6 +87,11 @@ impl Member {
             Kind::Host => HOST,
         };
         SocketAddrV4::new(self.address, port).into()
+    }
+
+    /// Where a controller's metrics are read.
+    pub fn metrics(&self) -> SocketAddr {
+        SocketAddrV4::new(self.address, METRICS).into()
     }
 
     /// Where a controller talks to controllers.
@@ -122,7 +131,10 @@ pub(crate) struct Plan {
 }
 
 /// The members of lab `number`.
-pub(crate) fn members(number: u8, controllers: u8, hosts: u8) -> Result<Vec<Member>, Error> {
+///
+/// Of the controllers the last ones are empty.
+pub(crate) fn members(number: u8, formed: u8, empty: u8, hosts: u8) -> Result<Vec<Member>, Error> {
+    let controllers = formed.saturating_add(empty);
     for (what, limit, asked) in [("controllers", CONTROLLERS, controllers), ("hosts", HOSTS, hosts)] {
         if asked > limit {
             return Err(Error::TooMany { what, limit, asked });
@@ -133,6 +145,7 @@ pub(crate) fn members(number: u8, controllers: u8, hosts: u8) -> Result<Vec<Memb
         id,
         kind,
         address: Ipv4Addr::new(10, 88, number, first + id),
+        empty: kind == Kind::Controller && id > formed,
     };
     Ok((1..=controllers)
         .map(|id| member(Kind::Controller, id, 'c', 10))
@@ -160,6 +173,11 @@ impl Plan {
         self.members.iter().filter(move |member| member.kind == kind)
     }
 
+    /// The controllers that the lab itself sets up.
+    pub(crate) fn formed(&self) -> impl Iterator<Item = &Member> {
+        self.of_kind(Kind::Controller).filter(|member| !member.empty)
+    }
+
     pub(crate) fn member(&self, name: &str) -> Result<&Member, Error> {
         self.members.iter().find(|member| member.name == name).ok_or_else(|| Error::NoSuchName(name.to_owned()))
     }
@@ -175,6 +193,11 @@ impl Plan {
         all.extend(on(Kind::Controller, Program::Controller, ""));
         all.extend(on(Kind::Host, Program::Hostd, ""));
         all
+    }
+
+    /// Those that run when the lab is up.
+    pub(crate) fn first_processes(&self) -> Vec<Process> {
+        self.processes().into_iter().filter(|process| !process.member.empty).collect()
     }
 
     pub(crate) fn process(&self, name: &str) -> Result<Process, Error> {
@@ -236,7 +259,7 @@ pub(crate) mod tests {
                 hostd: PathBuf::from("/opt/berth-hostd"),
                 libvirtd: PathBuf::from("/usr/sbin/libvirtd"),
             },
-            members: members(7, 3, 2).unwrap(),
+            members: members(7, 3, 0, 2).unwrap(),
         }
     }
 
@@ -244,7 +267,7 @@ pub(crate) mod tests {
     fn labs_and_members_never_share_an_address() {
         let all: std::collections::BTreeSet<_> = (0..NUMBERS)
             .flat_map(|number| {
-                let members = members(number, CONTROLLERS, HOSTS).unwrap();
+                let members = members(number, CONTROLLERS, 0, HOSTS).unwrap();
                 members.into_iter().map(|member| member.address).chain([root_address(number)]).collect::<Vec<_>>()
             })
             .collect();
@@ -265,7 +288,7 @@ pub(crate) mod tests {
 
     #[test]
     fn more_members_than_addresses_are_refused() {
-        assert!(matches!(members(0, 10, 0), Err(Error::TooMany { what: "controllers", .. })));
-        assert!(matches!(members(0, 0, 201), Err(Error::TooMany { what: "hosts", .. })));
+        assert!(matches!(members(0, 5, 5, 0), Err(Error::TooMany { what: "controllers", .. })));
+        assert!(matches!(members(0, 0, 0, 201), Err(Error::TooMany { what: "hosts", .. })));
     }
 }

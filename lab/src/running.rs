@@ -119,7 +119,7 @@ impl Lab {
 
     /// Whether each process that was started still runs.
     pub(crate) fn runs_whole(&self) -> Result<bool> {
-        for process in self.plan.processes() {
+        for process in self.plan.first_processes() {
             if self.identity(&process.name)?.is_none() {
                 return Ok(false);
             }

@@ -28,7 +28,7 @@ pub(crate) fn up(options: &Options) -> Result<Lab> {
     }
     tool::check_installed()?;
     check_binaries(options)?;
-    let members = plan::members(0, options.controllers, options.hosts)?;
+    let members = plan::members(0, options.controllers, options.empty_controllers, options.hosts)?;
     check_memory(options)?;
     let state_dir = usable(&options.state_dir)?;
 
@@ -51,7 +51,7 @@ pub(crate) fn up(options: &Options) -> Result<Lab> {
         keep: options.keep,
         slice: options.slice.clone(),
         binaries: options.binaries.clone(),
-        members: plan::members(claim.number, options.controllers, options.hosts)?,
+        members: plan::members(claim.number, options.controllers, options.empty_controllers, options.hosts)?,
     };
     let mut lab = Lab { plan, claim: Some(claim), children: Mutex::default() };
     match bring_up(&lab, &shared, options) {
@@ -90,9 +90,12 @@ fn bring_up(lab: &Lab, shared: &Machine, options: &Options) -> Result<()> {
 }
 
 fn check_binaries(options: &Options) -> Result<()> {
-    let Options { binaries, controllers, hosts, .. } = options;
-    let needed =
-        [(&binaries.controller, *controllers > 0), (&binaries.hostd, *hosts > 0), (&binaries.libvirtd, *hosts > 0)];
+    let Options { binaries, controllers, empty_controllers, hosts, .. } = options;
+    let needed = [
+        (&binaries.controller, *controllers + *empty_controllers > 0),
+        (&binaries.hostd, *hosts > 0),
+        (&binaries.libvirtd, *hosts > 0),
+    ];
     let missing: Vec<_> = needed
         .into_iter()
         .filter(|(path, needed)| *needed && !path.is_file())
@@ -223,6 +226,10 @@ fn prepare_files(plan: &Plan) -> Result<()> {
     let sealing = SealingKey::generate()?;
     for member in &plan.members {
         let folder = plan.folder(member);
+        if member.empty {
+            make(&folder)?;
+            continue;
+        }
         let tls = folder.join("tls");
         make(&tls)?;
         make(&folder.join("data"))?;
@@ -280,7 +287,7 @@ fn start(lab: &Lab, progress: fn(&str)) -> Result<()> {
         warm &= libvirt::warm(cache)?;
     }
     let (mut rest, others): (Vec<_>, Vec<_>) =
-        plan.processes().into_iter().map(|process| process.name).partition(|name| name.ends_with("-libvirtd"));
+        plan.first_processes().into_iter().map(|process| process.name).partition(|name| name.ends_with("-libvirtd"));
     let (keepers, daemons): (Vec<_>, Vec<_>) = others.into_iter().partition(|name| name.ends_with("-keeper"));
     for keeper in &keepers {
         lab.start(keeper)?;

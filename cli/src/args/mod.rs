@@ -1,5 +1,6 @@
 //! The command line as it is written. Nothing is looked up or decided here; see [`crate::settings`].
 
+pub(crate) mod cluster;
 pub(crate) mod image;
 pub(crate) mod vm;
 
@@ -27,6 +28,7 @@ pub(crate) struct Args {
 }
 
 /// What holds for every command.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch that a person sets or does not")]
 #[derive(ClapArgs, Debug, Clone, Default)]
 pub(crate) struct Global {
     /// The configuration file [default: ~/.config/berth/config.yaml]
@@ -72,6 +74,9 @@ pub(crate) struct Global {
     /// Take what the first controller has at hand, even if it may be out of date or there is no leader
     #[arg(long, global = true, help_heading = "Global options")]
     pub(crate) stale: bool,
+    /// Have the answer confirmed by the leader's lease instead of a majority: quicker, and right as long as clocks run evenly
+    #[arg(long, global = true, conflicts_with = "stale", help_heading = "Global options")]
+    pub(crate) lease: bool,
     /// How long to try to reach the cluster: 500ms, 30s, 5m [default: 30s]
     #[arg(long, global = true, value_name = "SPAN", value_parser = crate::duration::parse, help_heading = "Global options")]
     pub(crate) timeout: Option<Duration>,
@@ -115,7 +120,7 @@ pub(crate) enum Command {
     InstanceType(InstanceTypeVerb),
     /// The cluster of controllers itself
     #[command(subcommand)]
-    Cluster(ClusterVerb),
+    Cluster(cluster::Verb),
     /// Print a completion script for a shell
     Completion {
         /// The shell.
@@ -202,21 +207,6 @@ pub(crate) enum InstanceTypeVerb {
     /// List instance types
     #[command(alias = "ls")]
     List,
-}
-
-/// What to do with the cluster.
-#[derive(Subcommand, Debug)]
-pub(crate) enum ClusterVerb {
-    /// Show the controllers: who leads, who is reachable, how far each has come
-    Status,
-    /// Write a backup of the cluster's state to a file, while it runs; or check one
-    Backup {
-        /// The file; it must not exist yet, unless it is to be checked
-        file: PathBuf,
-        /// Check the file instead: whether it is whole, and what it is of
-        #[arg(long)]
-        verify: bool,
-    },
 }
 
 #[cfg(test)]

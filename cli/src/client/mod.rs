@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use crate::args::Global;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
@@ -154,8 +155,14 @@ impl Client {
 }
 
 /// How fresh answers must be.
-pub(crate) const fn consistency(stale: bool) -> v1::Consistency {
-    if stale { v1::Consistency::Stale } else { v1::Consistency::Linearizable }
+pub(crate) const fn consistency(global: &Global) -> v1::Consistency {
+    if global.stale {
+        v1::Consistency::Stale
+    } else if global.lease {
+        v1::Consistency::Lease
+    } else {
+        v1::Consistency::Linearizable
+    }
 }
 
 /// A new request id.

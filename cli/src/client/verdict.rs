@@ -64,6 +64,11 @@ pub(crate) enum Effect {
         /// The command that shows whether it was carried out.
         check: String,
     },
+    /// Something changes, and the same sent again changes nothing more, so that it needs no id.
+    Repeatable {
+        /// The command that shows whether it was carried out.
+        check: String,
+    },
 }
 
 /// What follows from a trouble.
@@ -142,7 +147,13 @@ impl History {
             .hint(format!(
                 "look with '{check}', or send the same again with --request-id {request_id}: it is carried out once at most"
             )),
-            Effect::Write { .. } | Effect::Read => {
+            Effect::Repeatable { check } if self.may_have_arrived => Failure::new(
+                ExitStatus::OutcomeUnknown,
+                format!("the request was sent and no controller confirmed it within {span}; it may or may not have been carried out"),
+            )
+            .code("BE-5002")
+            .hint(format!("look with '{check}', or repeat the command: what is done already is not done twice")),
+            Effect::Write { .. } | Effect::Repeatable { .. } | Effect::Read => {
                 let code = self.common_code();
                 let what = match code {
                     "BE-5001" => format!("the cluster has no leader at present; tried for {span}"),
@@ -180,5 +191,22 @@ impl History {
         } else {
             "BE-5008"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_that_may_be_repeated_is_unknown_only_if_it_may_have_arrived() {
+        let effect = Effect::Repeatable { check: "berth cluster member list".into() };
+        let mut history = History::default();
+        history.note("c1:7440", &Trouble::Connection(Problem::Refused), false);
+        assert_eq!(history.clone().give_up(&effect, Duration::from_secs(1)).status(), ExitStatus::Unavailable);
+        history.note("c2:7440", &Trouble::TooLate, true);
+        let failure = history.give_up(&effect, Duration::from_secs(1));
+        assert_eq!((failure.status(), failure.code_text()), (ExitStatus::OutcomeUnknown, Some("BE-5002")));
+        assert!(failure.render(false).contains("look with 'berth cluster member list', or repeat the command"));
     }
 }

@@ -16,9 +16,7 @@ use berth_model::Timestamp;
 use berth_proto::v1;
 use serde::Serialize;
 
-use crate::args::{
-    Args, ClusterVerb, Command, Global, HistoryVerb, HostVerb, InstanceTypeVerb, image as image_args, vm as vm_args,
-};
+use crate::args::{Args, Command, Global, HistoryVerb, HostVerb, InstanceTypeVerb, image as image_args, vm as vm_args};
 use crate::client::{self, Client, Effect};
 use crate::exit::ExitStatus;
 use crate::failure::Failure;
@@ -41,7 +39,7 @@ impl<'a> Session<'a> {
     }
 
     fn consistency(&self) -> i32 {
-        client::consistency(self.global.stale).into()
+        client::consistency(&self.global).into()
     }
 
     fn style(&self) -> Style {
@@ -157,13 +155,6 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
                 HistoryVerb::List { since, actor, limit } => history::list(session, since, actor, limit).await,
             }
         }
-        // A file is checked without a cluster.
-        Command::Cluster(ClusterVerb::Backup { file, verify: true }) => {
-            cluster::backup::verify(&global, printer, &file)
-        }
-        Command::Cluster(ClusterVerb::Backup { file, verify: false }) => {
-            cluster::backup::run(Session::open(global, printer)?, file).await
-        }
-        Command::Cluster(ClusterVerb::Status) => cluster::status::run(Session::open(global, printer)?).await,
+        Command::Cluster(verb) => Box::pin(cluster::run(global, printer, verb)).await,
     }
 }

@@ -8,6 +8,7 @@ use insta::assert_snapshot;
 
 use super::{Style, cluster, host, image, instancetype, output, vm};
 use crate::args::Output;
+use crate::view::cluster::MemberView;
 use crate::view::{ClusterView, HostView, ImageView, InstanceTypeView, ListView, VmView};
 
 const NOW: u64 = 1_795_252_662_000;
@@ -325,20 +326,61 @@ fn a_host_shows_its_threads_as_a_picture_and_why_kvm_is_not_used() {
 }
 
 #[test]
-fn a_cluster_shows_its_members_even_those_out_of_reach() {
-    let member = |id: u64, role: v1::MemberRole, reachable| v1::Member {
+fn a_cluster_shows_its_members_even_those_out_of_reach_and_what_needs_a_look() {
+    let status = one_cluster();
+    assert_snapshot!(cluster::status(&ClusterView::from(status.clone()), style()), @r"
+    Cluster:   0abc (incarnation 1, version 1)
+    Leader:    c2
+    Revision:  57, as c1 knows
+    Hosts:     1 alive of 2
+    VMs:       1
+
+    MEMBER  ROLE      DOMAIN  TERM  APPLIED  LAG                  STORE      REACHABLE  VERSION  ADDRESS          TROUBLE
+    c1      Follower  rack-1  3     120      0                    6MiB       yes        0.1.0    10.88.0.11:7440
+    c2      Leader    rack-1  3     120      0                    6MiB       yes        0.1.0    10.88.0.12:7440
+    c3      Unknown   rack-1  -     -        -                    -          no         -        10.88.0.13:7440  connection refused
+    c9      Learner   -       3     120      snapshot 40/130 MiB  6MiB/2GiB  yes        0.1.0    10.88.0.19:7440
+
+    Warnings
+      KIND          MEMBER  WHAT
+      MemberSilent  c3      it has not answered for 12 s; one more loss stops the cluster
+      EvenVoters    -       4 members vote
+    ");
+    let members: Vec<_> = status.members.into_iter().map(MemberView::from).collect();
+    assert_snapshot!(cluster::members(&members, style()), @r"
+    MEMBER  ID  ROLE      DOMAIN  LAG                  REACHABLE  ADDRESS          RAFT ADDRESS
+    c1      1   Follower  rack-1  0                    yes        10.88.0.11:7440  10.88.0.11:7441
+    c2      2   Leader    rack-1  0                    yes        10.88.0.12:7440  10.88.0.12:7441
+    c3      3   Unknown   rack-1  -                    no         10.88.0.13:7440  10.88.0.13:7441
+    c9      9   Learner   -       snapshot 40/130 MiB  yes        10.88.0.19:7440  10.88.0.19:7441
+    ");
+}
+
+fn one_cluster() -> v1::ClusterStatus {
+    let member = |id: u64, role: v1::MemberRole, reachable: bool| v1::Member {
         id,
         name: format!("c{id}"),
         api_address: format!("10.88.0.1{id}:7440"),
+        raft_address: format!("10.88.0.1{id}:7441"),
         role: role.into(),
+        voter: role != v1::MemberRole::Learner,
+        domain: "rack-1".into(),
         term: 3,
         committed: 120,
         applied: 120,
+        lag: reachable.then_some(0),
+        store_bytes: reachable.then_some((5 << 20) + 1),
         reachable,
         version: if reachable { "0.1.0".into() } else { String::new() },
         ..v1::Member::default()
     };
-    let status = v1::ClusterStatus {
+    let learner = v1::Member {
+        domain: String::new(),
+        snapshot: Some(v1::SnapshotProgress { sent_bytes: 40 << 20, total_bytes: 130 << 20 }),
+        store_limit_bytes: Some(2 << 30),
+        ..member(9, v1::MemberRole::Learner, true)
+    };
+    v1::ClusterStatus {
         cluster: "0abc".into(),
         incarnation: 1,
         revision: 57,
@@ -349,23 +391,20 @@ fn a_cluster_shows_its_members_even_those_out_of_reach() {
             member(1, v1::MemberRole::Follower, true),
             member(2, v1::MemberRole::Leader, true),
             v1::Member { trouble: "connection refused".into(), ..member(3, v1::MemberRole::Unspecified, false) },
+            learner,
         ],
         hosts: 2,
         hosts_alive: 1,
         vms: 1,
-    };
-    assert_snapshot!(cluster::status(&ClusterView::from(status), style()), @r"
-    Cluster:   0abc (incarnation 1, version 1)
-    Leader:    c2
-    Revision:  57, as c1 knows
-    Hosts:     1 alive of 2
-    VMs:       1
-
-    MEMBER  ROLE      TERM  COMMITTED  APPLIED  REACHABLE  VERSION  ADDRESS          TROUBLE
-    c1      Follower  3     120        120      yes        0.1.0    10.88.0.11:7440
-    c2      Leader    3     120        120      yes        0.1.0    10.88.0.12:7440
-    c3      Unknown   -     -          -        no         -        10.88.0.13:7440  connection refused
-    ");
+        warnings: vec![
+            v1::Warning {
+                kind: "MemberSilent".into(),
+                member: "c3".into(),
+                message: "it has not answered for 12 s; one more loss stops the cluster".into(),
+            },
+            v1::Warning { kind: "EvenVoters".into(), member: String::new(), message: "4 members vote".into() },
+        ],
+    }
 }
 
 fn one_image() -> v1::Image {

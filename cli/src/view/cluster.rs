@@ -22,6 +22,25 @@ pub(crate) struct ClusterView {
     pub(crate) hosts_alive: u32,
     pub(crate) vms: u32,
     pub(crate) members: Vec<MemberView>,
+    pub(crate) warnings: Vec<WarningView>,
+}
+
+/// Something that an operator should look at.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct WarningView {
+    pub(crate) kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) member: String,
+    pub(crate) message: String,
+}
+
+/// A snapshot on its way to a member.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SnapshotView {
+    pub(crate) sent_bytes: u64,
+    pub(crate) total_bytes: u64,
 }
 
 /// One controller.
@@ -31,9 +50,22 @@ pub(crate) struct MemberView {
     pub(crate) id: u64,
     pub(crate) name: String,
     pub(crate) role: String,
+    pub(crate) voter: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) domain: String,
     pub(crate) term: u64,
     pub(crate) committed: u64,
     pub(crate) applied: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) lag: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) silent_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) store_limit_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) snapshot: Option<SnapshotView>,
     pub(crate) reachable: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) version: String,
@@ -56,6 +88,7 @@ impl From<v1::ClusterStatus> for ClusterView {
             hosts,
             hosts_alive,
             vms,
+            warnings,
         } = wire;
         Self {
             api_version: API_VERSION,
@@ -70,6 +103,10 @@ impl From<v1::ClusterStatus> for ClusterView {
             hosts_alive,
             vms,
             members: members.into_iter().map(Into::into).collect(),
+            warnings: warnings
+                .into_iter()
+                .map(|v1::Warning { kind, member, message }| WarningView { kind, member, message })
+                .collect(),
         }
     }
 }
@@ -88,8 +125,36 @@ impl From<v1::Member> for MemberView {
             reachable,
             version,
             trouble,
+            domain,
+            voter,
+            lag,
+            silent_ms,
+            store_bytes,
+            store_limit_bytes,
+            snapshot,
         } = wire;
         let role = if role == 0 { "Unknown".into() } else { word::<v1::MemberRole>(role) };
-        Self { id, name, role, term, committed, applied, reachable, version, api_address, raft_address, trouble }
+        let snapshot =
+            snapshot.map(|v1::SnapshotProgress { sent_bytes, total_bytes }| SnapshotView { sent_bytes, total_bytes });
+        Self {
+            id,
+            name,
+            role,
+            voter,
+            domain,
+            term,
+            committed,
+            applied,
+            lag,
+            silent_ms,
+            store_bytes,
+            store_limit_bytes,
+            snapshot,
+            reachable,
+            version,
+            api_address,
+            raft_address,
+            trouble,
+        }
     }
 }

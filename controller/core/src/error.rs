@@ -29,6 +29,8 @@ pub enum Kind {
     Unknown,
     /// What was asked for is no longer kept.
     OutOfRange,
+    /// There is no room for it; it was not carried out.
+    Exhausted,
     /// A fault of ours.
     Internal,
 }
@@ -150,6 +152,12 @@ impl From<ConsensusError> for Error {
                 Self::new(Kind::Unavailable, "BE-5003", format!("this controller cannot serve: {why}"))
                     .hint("ask another controller, and look at this one's log")
             }
+            ConsensusError::Full(why) => Self::new(
+                Kind::Exhausted,
+                "BE-5018",
+                format!("the controllers' store has no room, nothing was changed: {why}"),
+            )
+            .hint("see 'berth cluster status'; give the controllers' disks room, or find what grows"),
             ConsensusError::TooLarge { bytes, limit } => Self::new(
                 Kind::Invalid,
                 "BE-1009",

@@ -20,6 +20,9 @@ pub enum Consistency {
     /// It shows everything that was acknowledged before the question.
     #[default]
     Linearizable,
+    /// The same, confirmed by the leader's lease instead of a majority's word: right as long as the members' clocks run
+    /// evenly.
+    Lease,
     /// What this member has applied; answered even without a majority.
     Stale,
 }
@@ -97,6 +100,7 @@ impl Control {
     pub async fn view(&self, consistency: Consistency) -> Result<Arc<Cluster>, Error> {
         match consistency {
             Consistency::Linearizable => self.consensus.read_barrier().await?,
+            Consistency::Lease => self.consensus.lease_barrier().await?,
             Consistency::Stale => {}
         }
         if let Some(why) = self.consensus.halted() {

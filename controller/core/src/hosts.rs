@@ -133,7 +133,9 @@ impl Control {
         if let Err(error) = &ended {
             let last_word = match error.kind {
                 // The host did nothing wrong: it may try again at once.
-                Kind::Unavailable | Kind::Unknown | Kind::Internal => ToHost::Redirect { leader: None },
+                Kind::Unavailable | Kind::Exhausted | Kind::Unknown | Kind::Internal => {
+                    ToHost::Redirect { leader: None }
+                }
                 Kind::Invalid
                 | Kind::AlreadyExists
                 | Kind::NotFound

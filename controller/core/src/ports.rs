@@ -21,6 +21,9 @@ pub enum ConsensusError {
     /// This member cannot serve.
     #[error("this member cannot serve: {0}")]
     Stopped(String),
+    /// The log has no room for it; nothing was proposed.
+    #[error("there is no room: {0}")]
+    Full(String),
     /// The batch is too large for the log.
     #[error("{bytes} bytes are more than the {limit} that the log takes")]
     TooLarge {
@@ -58,6 +61,11 @@ pub trait Consensus: Send + Sync + 'static {
     /// Why this member must answer nothing at all, not even what it has at hand; none as long as it may.
     fn halted(&self) -> Option<String> {
         None
+    }
+
+    /// The same by the leader's lease, where there is one.
+    async fn lease_barrier(&self) -> Result<(), ConsensusError> {
+        self.read_barrier().await
     }
 
     /// Who leads.

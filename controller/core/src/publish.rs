@@ -51,10 +51,11 @@ pub struct Views {
     pub bells: Bells,
 }
 
-/// The writing end, held by the replicated machine.
-#[derive(Debug)]
+/// The writing end, held by the replicated machine. A clone is for the machine that takes the place of one whose log failed:
+/// it goes over what was published before, of which readers are told nothing a second time.
+#[derive(Clone, Debug)]
 pub struct Publisher {
-    cluster: watch::Sender<Arc<Cluster>>,
+    cluster: Arc<watch::Sender<Arc<Cluster>>>,
     window: Window,
     bells: Bells,
 }
@@ -66,11 +67,18 @@ impl Publisher {
         let window = Window::new(berth_model::Revision::default());
         let bells = Bells::default();
         let views = Views { cluster: receiver, window: window.clone(), bells: bells.clone() };
-        (Self { cluster, window, bells }, views)
+        (Self { cluster: Arc::new(cluster), window, bells }, views)
     }
 
     /// The state after some entries, and what they changed.
     pub fn applied(&self, cluster: &Cluster, changes: &[Change]) {
+        let shown = self.cluster.borrow().revision;
+        if cluster.revision < shown {
+            // Opened again, and not yet where it was: readers keep what they have, which is the same history.
+            return;
+        }
+        let new = changes.partition_point(|change| change.revision <= shown);
+        let changes = &changes[new..];
         let events = window::events(cluster, changes);
         self.cluster.send_replace(Arc::new(cluster.clone()));
         self.window.push(cluster.revision, events);
@@ -84,6 +92,9 @@ impl Publisher {
 
     /// The state was replaced as a whole by a snapshot.
     pub fn replaced(&self, cluster: &Cluster) {
+        if cluster.revision < self.cluster.borrow().revision {
+            return;
+        }
         self.cluster.send_replace(Arc::new(cluster.clone()));
         self.window.reset(cluster.revision);
         self.bells.ring_all();

@@ -60,6 +60,7 @@ fn sealing_text(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 
 /// Writes what a member needs, the configuration last; gives the configuration's path.
 pub(super) fn install(bundle: &Bundle, given: Option<Zeroizing<String>>, place: &Place) -> anyhow::Result<PathBuf> {
+    let place = &place.absolute()?;
     let sealing = match (&bundle.sealing_key, given) {
         (Some(held), Some(given)) => {
             ensure!(**held == *given, "the bundle holds another sealing key than the one that was given");

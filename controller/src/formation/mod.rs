@@ -29,6 +29,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// The same with whole paths: what is written into a configuration must hold wherever the program is started.
+    fn absolute(&self) -> anyhow::Result<Self> {
+        let whole = |path: &Path| std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()));
+        Ok(Self { root: whole(&self.root)?, data_dir: whole(&self.data_dir)? })
+    }
+
     fn config(&self) -> PathBuf {
         self.root.join("controller.toml")
     }

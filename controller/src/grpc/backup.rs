@@ -34,7 +34,7 @@ impl BackupService for Service {
         let view = self.0.control.view(Consistency::Linearizable).await.map_err(error::status)?;
         tracing::info!(%actor, revision = view.revision.0, "a backup is being made");
         let (pieces, receiver) = mpsc::channel::<io::Result<Bytes>>(WAITING);
-        let head = backup::head(&view, &self.0.name, crate::environment::now());
+        let head = backup::head(&view, &self.0.seat.name, crate::environment::now());
         tokio::task::spawn_blocking(move || {
             let out = Pieces { pieces: pieces.clone(), filling: Vec::with_capacity(PIECE) };
             if let Err(failure) = write(out, &head, &view) {

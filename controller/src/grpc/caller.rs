@@ -92,6 +92,7 @@ pub(super) fn target(write: Option<&v1::Write>, project: &str, name: &str) -> Ta
 pub(super) fn consistency(word: i32) -> berth_control::Consistency {
     match v1::Consistency::try_from(word) {
         Ok(v1::Consistency::Stale) => berth_control::Consistency::Stale,
+        Ok(v1::Consistency::Lease) => berth_control::Consistency::Lease,
         Ok(v1::Consistency::Linearizable) | Err(_) => berth_control::Consistency::Linearizable,
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn status(error: Error) -> Status {
         Kind::Unavailable => Code::Unavailable,
         Kind::Unknown => Code::Unknown,
         Kind::OutOfRange => Code::OutOfRange,
+        Kind::Exhausted => Code::ResourceExhausted,
         Kind::Internal => Code::Internal,
     };
     to_status(code, error.code, error.message, error.hint.as_deref())

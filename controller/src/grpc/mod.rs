@@ -34,7 +34,7 @@ use berth_proto::v1::image_service_server::ImageServiceServer;
 use berth_proto::v1::instance_type_service_server::InstanceTypeServiceServer;
 use berth_proto::v1::peer_service_server::PeerServiceServer;
 use berth_proto::v1::vm_service_server::VmServiceServer;
-use berth_raft::Handle;
+use berth_raft::{Handle, Member};
 use futures::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
@@ -43,7 +43,9 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
 
+use crate::metrics::Counting;
 use crate::peers::Peers;
+use crate::trouble::Trouble;
 
 /// What the services share.
 #[derive(Clone)]
@@ -51,8 +53,13 @@ pub(crate) struct Shared {
     pub(crate) control: Control,
     pub(crate) log: Handle,
     pub(crate) peers: Peers,
-    /// This member's name.
-    pub(crate) name: String,
+    /// This member as its configuration says; where it is reached now, the membership says.
+    pub(crate) seat: Member,
+    pub(crate) counting: Counting,
+    /// Bytes that the log's store may take.
+    pub(crate) store_limit: u64,
+    /// Why this member takes no part, while it takes none.
+    pub(crate) trouble: Trouble,
     pub(crate) shutdown: CancellationToken,
 }
 
@@ -117,7 +124,7 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the descriptors were compiled together with this program");
-    tokio::spawn(report_health(health, context.log.clone(), shutdown.clone()));
+    tokio::spawn(report_health(health, context.trouble.clone(), shutdown.clone()));
 
     macro_rules! guarded {
         ($server:ident, $service:expr, $roles:expr, $limit:expr) => {
@@ -129,6 +136,7 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(Some(256))
+        .layer(context.counting.clone())
         .layer(tower::util::MapResponseLayer::new(error::name_the_limit))
         .add_service(guarded!(VmServiceServer, vm::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(HostServiceServer, host::Service(context.clone()), ADMIN, limit))
@@ -147,21 +155,22 @@ pub(crate) async fn serve(
 }
 
 /// Health follows the log: a member whose store failed does not serve.
-async fn report_health(health: tonic_health::server::HealthReporter, log: Handle, shutdown: CancellationToken) {
-    let mut every = tokio::time::interval(Duration::from_secs(1));
+async fn report_health(
+    health: tonic_health::server::HealthReporter,
+    mut trouble: Trouble,
+    shutdown: CancellationToken,
+) {
     loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            _ = every.tick() => {}
-        }
-        let status = match log.status().state {
-            berth_raft::State::Running => tonic_health::ServingStatus::Serving,
-            berth_raft::State::Stopped | berth_raft::State::Failed(_) | berth_raft::State::Excluded(_) => {
-                tonic_health::ServingStatus::NotServing
-            }
+        let status = match &*trouble.borrow_and_update() {
+            None => tonic_health::ServingStatus::Serving,
+            Some(_) => tonic_health::ServingStatus::NotServing,
         };
         for service in ["", berth_proto::v1::vm_service_server::SERVICE_NAME] {
             health.set_service_status(service, status).await;
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = trouble.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -34,6 +34,13 @@ impl PeerService for Service {
         }
         sign(&self.0, &request.into_inner(), &holder).await.map(Response::new)
     }
+
+    async fn get_own_status(
+        &self,
+        _: Request<v1::GetOwnStatusRequest>,
+    ) -> Result<Response<v1::GetOwnStatusResponse>, Status> {
+        Ok(Response::new(super::cluster::own(&self.0)))
+    }
 }
 
 /// A ticket for this controller: signed here if it leads, else asked of the leader.
@@ -43,12 +50,15 @@ pub(super) async fn ticket_for(
 ) -> Result<v1::IssueTicketResponse, Status> {
     let lead = shared.control.leadership();
     if lead.here {
-        return sign(shared, &request, &shared.name).await;
+        return sign(shared, &request, &shared.seat.name).await;
     }
     let no_leader = || to_status(Code::Unavailable, "BE-5001", "the cluster has no leader at present", None);
     let leader = lead.leader_api.ok_or_else(no_leader)?;
-    let channel = shared.peers.controller(&leader).await.map_err(|_| no_leader())?;
-    PeerServiceClient::new(channel).issue_ticket(request).await.map(Response::into_inner)
+    let asked = PeerServiceClient::new(shared.peers.controller(&leader)).issue_ticket(request).await;
+    // An answer has a code of ours; what has none never came from the leader.
+    asked.map(Response::into_inner).map_err(|status| {
+        if status.metadata().contains_key(berth_proto::status::CODE_KEY) { status } else { no_leader() }
+    })
 }
 
 /// Signs from a linearizable view: whoever leads no more finds out here.
@@ -96,7 +106,7 @@ async fn sign(
         nonce: random.to_be_bytes(),
         expires_at_ms,
     };
-    let ticket = ticket::sign(&shared.peers.0, &ticket).map_err(|failure| {
+    let ticket = ticket::sign(&shared.peers.credentials, &ticket).map_err(|failure| {
         let mut problem = Error::new(Kind::Internal, "BE-9001", "a ticket could not be signed");
         problem.context = Some(failure.to_string());
         error::status(problem)

@@ -92,7 +92,15 @@ async fn follow(
     }
     let window = shared.control.window().clone();
     let mut newest = window.newest();
+    let mut trouble = shared.trouble.clone();
     loop {
+        let why = trouble.borrow_and_update().clone();
+        if let Some(why) = why {
+            let message = format!("this controller takes no part at present: {why}");
+            let hint = Some("watch through another from the last revision");
+            let _ = sender.send(Err(to_status(Code::Unavailable, "BE-5003", message, hint))).await;
+            return;
+        }
         match window.after(seen) {
             Ok((events, now)) => {
                 for event in to_wire(events, &filter) {
@@ -115,6 +123,8 @@ async fn follow(
             }
             () = sender.closed() => return,
             changed = newest.changed() => if changed.is_err() { return },
+            // What it is, is seen above.
+            Ok(()) = trouble.changed() => {}
             () = tokio::time::sleep(BOOKMARK_EVERY) => {
                 if sender.send(Ok(bookmark(seen, false))).await.is_err() {
                     return;

@@ -32,14 +32,7 @@ impl Cli {
     pub async fn run(&self, words: &[&str]) -> Said {
         let mut command = Command::new(&self.program);
         command.args(words).env_clear().env("BERTH_CONFIG", &self.config).env("HOME", "/nonexistent");
-        let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
-        let words = words.join(" ");
-        let output = tokio::time::timeout(LONGEST, running)
-            .await
-            .unwrap_or_else(|_| panic!("`berth {words}` did not end within {} s", LONGEST.as_secs()))
-            .unwrap_or_else(|error| panic!("`berth {words}` cannot be run: {error}"));
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Said { words, exit: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+        ended(command, format!("berth {}", words.join(" "))).await
     }
 
     /// Runs a command that must succeed, and gives what it printed.
@@ -60,6 +53,26 @@ impl Cli {
         let out = self.ok(&[words, &["--output", "json"]].concat()).await;
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("`berth {words:?}` printed no JSON: {error}\n{out}"))
     }
+}
+
+/// `berth-controller` with these words, as on the machine whose files it is to make.
+///
+/// # Panics
+/// When it does not end.
+pub async fn controller(words: &[&str]) -> Said {
+    let mut command = Command::new(machine::program("berth-controller"));
+    command.args(words).env_clear();
+    ended(command, format!("berth-controller {}", words.join(" "))).await
+}
+
+async fn ended(mut command: Command, words: String) -> Said {
+    let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(LONGEST, running)
+        .await
+        .unwrap_or_else(|_| panic!("`{words}` did not end within {} s", LONGEST.as_secs()))
+        .unwrap_or_else(|error| panic!("`{words}` cannot be run: {error}"));
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Said { words, exit: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
 /// What a command said, and how it ended.

@@ -27,7 +27,7 @@ mod wait;
 mod world;
 
 pub use api::{Api, Call, code, denial};
-pub use cli::{Cli, Said};
+pub use cli::{Cli, Said, controller};
 pub use host::{Domain, Host, lives};
 pub use machine::{Tiny, tiny};
 pub use raw::Lists;

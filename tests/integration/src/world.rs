@@ -40,6 +40,20 @@ impl World {
         world
     }
 
+    /// Machines with nothing on them, `c1` and on, for a cluster that the test itself forms.
+    ///
+    /// # Panics
+    /// When the machine lacks something.
+    pub fn machines(count: u8) -> Self {
+        let folder = tempfile::Builder::new().prefix("berth-it-").tempdir_in("/var/tmp");
+        let folder = folder.expect("/var/tmp can be written");
+        let mut options = Options::new(folder.path().join("lab"), machine::binaries(0));
+        (options.controllers, options.empty_controllers, options.hosts) = (0, count, 0);
+        let lab = Lab::up(&options).unwrap_or_else(|error| panic!("the lab did not come up: {error}"));
+        let operator = Credentials::load(&lab.state_dir().join("clients/admin")).expect("a certificate of the lab");
+        Self { lab, operator, folder: Some(folder) }
+    }
+
     /// The processes and files of the cluster.
     pub fn lab(&self) -> &Lab {
         &self.lab

@@ -47,6 +47,7 @@ fn a_failure_of_consensus_says_whether_anything_was_changed() {
         (ConsensusError::Unknown("x".into()), Kind::Unknown, "BE-5002", "is not known"),
         (ConsensusError::Differs("x".into()), Kind::Unavailable, "BE-5031", "does not serve"),
         (ConsensusError::Stopped("x".into()), Kind::Unavailable, "BE-5003", "cannot serve"),
+        (ConsensusError::Full("x".into()), Kind::Exhausted, "BE-5018", "nothing was changed"),
         (ConsensusError::TooLarge { bytes: 9, limit: 8 }, Kind::Invalid, "BE-1009", "takes 9 bytes"),
     ];
     for (failure, kind, code, says) in table {

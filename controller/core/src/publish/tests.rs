@@ -5,6 +5,7 @@ use std::time::Duration;
 use berth_model::host::Liveness;
 use berth_model::testing::{Machine, host_uid, vm_spec};
 use berth_model::{Bytes, VmUid};
+use berth_state::Cluster;
 use berth_state::testing::{World, delete_vm};
 use tokio::sync::Notify;
 
@@ -108,4 +109,28 @@ fn whoever_lists_and_then_follows_knows_what_is_there_whenever_it_listed() {
         }
         assert!(known == end.vms && now == end.revision);
     }
+}
+
+#[test]
+fn a_machine_that_is_opened_again_shows_nothing_twice_and_nothing_older() {
+    let mut published = Published::new();
+    let first = published.vm(1);
+    published.publish();
+    let (before, changes) = (published.world.cluster.clone(), published.world.changes.clone());
+    published.world.done(delete_vm(first));
+    published.publish();
+    let shown = published.views.cluster.borrow().clone();
+
+    // It begins anew and goes over what it did before, in other pieces.
+    let again = published.publisher.clone();
+    again.replaced(&Cluster::default());
+    again.applied(&before, &changes);
+    assert!(*published.views.cluster.borrow() == shown, "readers never see an older state");
+    published.vm(2);
+    again.applied(&published.world.cluster, &published.world.changes);
+    assert!(*published.views.cluster.borrow() != shown);
+    let (events, now) = published.views.window.after(before.revision).unwrap();
+    let revisions: Vec<_> = events.iter().map(|event| event.revision).collect();
+    assert!(revisions.is_sorted_by(|one, next| one < next), "each event once and in order: {revisions:?}");
+    assert_eq!((revisions.len(), now), (2, published.world.cluster.revision));
 }

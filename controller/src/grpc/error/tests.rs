@@ -18,6 +18,7 @@ fn each_kind_has_its_status_and_carries_code_and_hint_but_not_what_is_for_the_lo
         (Kind::Unavailable, Code::Unavailable),
         (Kind::Unknown, Code::Unknown),
         (Kind::OutOfRange, Code::OutOfRange),
+        (Kind::Exhausted, Code::ResourceExhausted),
         (Kind::Internal, Code::Internal),
     ];
     for (kind, code) in table {

@@ -331,8 +331,8 @@ async fn a_watch_that_broke_goes_on_through_another_member_without_a_gap() {
     assert_eq!(names, ["b", "c"].map(str::to_owned).into());
 }
 
-/// More changes than a member keeps in its log before it makes a snapshot, so that a restart begins from that.
-const BEYOND_A_SNAPSHOT: usize = 10_200;
+/// More mebibytes than the log grows by before a member makes a snapshot, so that a restart begins from that.
+const BEYOND_A_SNAPSHOT: usize = 80;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_from_a_revision_that_is_forgotten_is_told_to_list_again() {
@@ -343,15 +343,18 @@ async fn a_watch_from_a_revision_that_is_forgotten_is_told_to_list_again() {
     api.ask(request::vm("x")).await;
     let begin = world.settled(&api).await;
 
-    // Changes that change nothing are log entries all the same, and leave the watch window alone.
+    // Each of these brings a mebibyte into the log, and leaves nothing behind but its events.
     let writing = Instant::now();
-    let each = BEYOND_A_SNAPSHOT / 64;
-    let writers: Vec<_> = (0..64)
-        .map(|_| {
+    let each = BEYOND_A_SNAPSHOT / 8;
+    let writers: Vec<_> = (0..8)
+        .map(|writer| {
             let api = api.clone();
             tokio::spawn(async move {
-                for _ in 0..each {
-                    api.ask(request::start("x")).await;
+                for number in 0..each {
+                    let mut large = request::vm(&format!("large-{writer}-{number}"));
+                    large.spec.as_mut().unwrap().user_data = Some(vec![b'#'; 1 << 20]);
+                    api.ask(large).await;
+                    api.ask(request::delete(&format!("large-{writer}-{number}"))).await;
                 }
             })
         })
@@ -359,8 +362,7 @@ async fn a_watch_from_a_revision_that_is_forgotten_is_told_to_list_again() {
     for writer in writers {
         writer.await.unwrap();
     }
-    figure(&format!("{} writes by 64 clients", each * 64), writing.elapsed());
-    assert_eq!(api.revision().await, begin, "starting what shall run changed something");
+    figure(&format!("{} VMs with a mebibyte of user data each, by 8 clients", each * 8), writing.elapsed());
     assert!(api.watch(Some(begin - 1)).await.is_ok(), "the leader remembers");
 
     let member = world.follower().await;
@@ -381,7 +383,7 @@ async fn a_watch_from_a_revision_that_is_forgotten_is_told_to_list_again() {
     })
     .await;
     assert_eq!((code(&refused).as_str(), refused.code()), ("BE-5005", tonic::Code::OutOfRange), "{refused:?}");
-    assert!(refused.message().contains(&begin.to_string()), "it says from where one can watch: {refused:?}");
+    assert!(refused.message().contains("the oldest that can be asked for is"), "{refused:?}");
     // From the list's own revision it works, and the next change comes.
     let mut events = restarted.watch(Some(restarted.revision().await)).await.unwrap();
     let deleted = restarted.ask(request::delete("x")).await;
@@ -425,4 +427,34 @@ async fn health_and_reflection_answer_on_each_member() {
             files.map(|file| prost::Message::decode(file.as_slice()).unwrap()).collect();
         assert!(files.iter().any(|file| file.service.iter().any(|service| service.name() == "VmService")));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_nobody_confirmed_is_called_unknown_and_is_made_once_when_it_is_sent_again() {
+    let world = World::up(0).await;
+    world.name_an_image().await;
+    let leader = world.leader().await;
+    let others: Vec<String> = world.controllers().into_iter().filter(|member| *member != leader).collect();
+    for member in &others {
+        world.lab().pause(member).unwrap();
+    }
+    // The leader has taken it into its log before it can notice that it is alone.
+    let endpoint = world.lab().member(&leader).unwrap().api().to_string();
+    let create = ["vm", "create", "doubtful", "--image", "tiny", "--cpus", "1", "--memory", "64MiB", "--no-wait"];
+    let cli = world.cli();
+    let said = cli.run(&[&create[..], &["--endpoint", &endpoint, "--timeout", "12s"]].concat()).await;
+    assert_eq!(said.exit, Some(5), "{said:#?}");
+    assert!(said.err.contains("error[BE-5002]"), "{said:#?}");
+    let (_, rest) = said.err.split_once("--request-id ").unwrap();
+    let id = rest.split(':').next().unwrap();
+
+    for member in &others {
+        world.lab().resume(member).unwrap();
+    }
+    let again = [&create[..], &["--request-id", id]].concat();
+    let first = cli.json(&again).await;
+    let second = cli.json(&again).await;
+    assert_eq!(first["metadata"]["uid"], second["metadata"]["uid"], "it was made once");
+    let all = names_on(&world.api(&world.leader().await), v1::Consistency::Linearizable).await;
+    assert_eq!(all, BTreeSet::from(["doubtful".to_owned()]));
 }

@@ -7,6 +7,7 @@ mod backup;
 mod controllers;
 mod failures;
 mod images;
+mod members;
 mod refusals;
 mod vms;
 
