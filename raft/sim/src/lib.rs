@@ -1,1 +1,0 @@
-//! The replicated log under turmoil.
