@@ -37,8 +37,9 @@ pub(crate) struct History {
 }
 
 impl History {
-    fn moment(&self) -> u64 {
-        self.moment.update(|moment| moment + 1);
+    fn moment(&self, witness: &Shared) -> u64 {
+        let now = witness.lock().now * 1_000_000;
+        self.moment.update(|moment| now.max(moment + 1));
         self.moment.get()
     }
 
@@ -125,9 +126,9 @@ impl Client {
 
     /// Asks one member once, and notes what came of it; `None` if nothing that counts as an answer.
     pub(crate) async fn ask(&mut self, member: u64, request: Request) -> Option<Reply> {
-        let called = self.history.moment();
+        let called = self.history.moment(&self.witness);
         let reply = exchange(member, request).await;
-        let at = self.history.moment();
+        let at = self.history.moment(&self.witness);
         let id = self.id;
         self.witness.lock().event(format_args!("client {id} asks member {member} for {request:?}: {reply:?}"));
         let (key, input, value) = match request {

@@ -62,7 +62,9 @@ pub(crate) fn run(seeds: u64, args: &Args) -> Result<ExitCode> {
                 loop {
                     let seed = {
                         let mut work = lock();
-                        let is_late = args.budget.is_some_and(|budget| began.elapsed() > budget);
+                        // The least number is run whatever it takes.
+                        let is_late = args.budget.is_some_and(|budget| began.elapsed() > budget)
+                            && work.next >= args.first + args.at_least;
                         if is_late || work.next >= work.until || work.failures.len() >= ENOUGH {
                             return;
                         }
@@ -82,14 +84,7 @@ pub(crate) fn run(seeds: u64, args: &Args) -> Result<ExitCode> {
     let mut problems = failures;
     let ran = u64::try_from(outcomes.len()).unwrap_or(u64::MAX);
     if problems.is_empty() {
-        if ran < args.at_least {
-            problems.push(format!(
-                "only {ran} seeds were run in {} s, and it must be {}",
-                took.as_secs(),
-                args.at_least
-            ));
-        }
-        problems.extend(again(&program, &outcomes, args)?);
+        again(&program, &outcomes, args)?;
     }
     report(&outcomes, took)?;
     if problems.is_empty() && ran >= COVERED_BY {
@@ -128,7 +123,7 @@ fn child(program: &Path, seed: u64, plant: Option<Plant>) -> Result<Outcome> {
 }
 
 /// Runs the first seeds once more, and tells how many went the same way.
-fn again(program: &Path, outcomes: &[Outcome], args: &Args) -> Result<Option<String>> {
+fn again(program: &Path, outcomes: &[Outcome], args: &Args) -> Result<()> {
     let mut sample: Vec<_> = outcomes.iter().collect();
     sample.sort_unstable_by_key(|outcome| outcome.seed);
     sample.truncate(usize::try_from(args.twice).unwrap_or(usize::MAX));
@@ -142,7 +137,7 @@ fn again(program: &Path, outcomes: &[Outcome], args: &Args) -> Result<Option<Str
         let share = equal * 100 / all;
         writeln!(std::io::stdout(), "run twice: {all} seeds, {equal} with equal traces ({share} %)")?;
     }
-    Ok(None)
+    Ok(())
 }
 
 fn report(outcomes: &[Outcome], took: Duration) -> Result<()> {

@@ -44,7 +44,7 @@ struct Args {
     /// Starts no more seeds after this time, such as 120s
     #[arg(long, value_parser = seconds)]
     budget: Option<Duration>,
-    /// Fails if fewer seeds than this were run within the budget
+    /// Runs at least so many, whatever the budget says
     #[arg(long, default_value_t = 0)]
     at_least: u64,
     /// Runs so many of the seeds a second time, and tells how many came out the same in every event

@@ -125,10 +125,10 @@ impl Kind {
     /// How long it lasts, in milliseconds.
     fn lasts(self) -> Range<u64> {
         match self {
-            Self::Crash => 20..3000,
+            Self::Crash => 20..2000,
             Self::Blackout | Self::Restart => 20..1000,
-            Self::Isolate | Self::Split | Self::Mute | Self::Deaf => 300..4000,
-            Self::Lag => 4000..7000,
+            Self::Isolate | Self::Split | Self::Mute | Self::Deaf => 300..3000,
+            Self::Lag => 2500..4500,
             Self::Hold => 200..2500,
             Self::Delay | Self::Loss | Self::SlowDisk => 500..3000,
             Self::BrokenDisk => 200..2000,
@@ -148,30 +148,30 @@ impl Plan {
     /// The fate that a seed means.
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let heal = 16_000;
+        let heal = 9000;
         let mut faults = Vec::new();
-        let mut at = dice.within(1500..2500);
-        while at < heal - 2000 {
+        let mut at = dice.within(1000..1600);
+        while at < heal - 1000 {
             let kind = draw(&mut dice);
             let who = if dice.percent(45) { Who::Leader } else { Who::Follower(dice.within(0..4)) };
             faults.push(Fault { at, lasts: dice.within(kind.lasts()), kind, who });
-            at += dice.within(50..2000);
+            at += dice.within(50..1500);
         }
         let network = *dice.pick(&[(1, 3), (1, 10), (5, 20), (1, 40)]);
         let disk = *dice.pick(&[(100, 1000), (1000, 5000), (1000, 20_000), (5000, 40_000)]);
         let entries_between = dice.within(15..80);
         Self {
             members: if dice.percent(25) { 5 } else { 3 },
-            clients: dice.within(2..6),
+            clients: dice.within(3..7),
             keys: if dice.percent(50) { 1 } else { 3 },
-            think: 5..dice.within(30..150),
+            think: 5..dice.within(20..100),
             network: network.0..network.1,
             disk: disk.0..disk.1,
             entries_between,
             entries_kept: dice.within(0..entries_between),
             faults,
             heal,
-            end: heal + 3000,
+            end: heal + 1500,
             dice: dice.fork(),
         }
     }

@@ -62,6 +62,8 @@ pub(crate) struct World {
     pub(crate) seats: Vec<Arc<Seat>>,
     pub(crate) witness: Shared,
     pub(crate) now: u64,
+    /// The bug that is made on purpose.
+    pub(crate) plant: Option<Plant>,
     /// Who leads in which term, since when.
     leading: BTreeMap<u64, (u64, u64)>,
 }
@@ -145,7 +147,7 @@ impl World {
             seats.push(Arc::clone(&seat));
             sim.host(name, move || member::run(Arc::clone(&seat)));
         }
-        let world = Self { sim, seats, witness: witness.clone(), now: 0, leading: BTreeMap::new() };
+        let world = Self { sim, seats, witness: witness.clone(), now: 0, plant, leading: BTreeMap::new() };
         for seat in &world.seats {
             seat.disk.set_latency(micros(plan.disk.start)..micros(plan.disk.end));
         }
