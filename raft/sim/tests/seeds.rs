@@ -12,7 +12,6 @@ fn shown(output: &Output) -> String {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures are part of the result")]
 fn two_hundred_simulated_clusters_keep_every_law_whatever_goes_wrong() {
     // As many as fit two minutes, and the least number whatever it takes.
     let output = raftsim("--seeds 1000 --jobs 2 --budget 120s --at-least 200 --twice 20");
