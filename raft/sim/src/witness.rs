@@ -30,6 +30,8 @@ struct Applied {
 #[derive(Debug, Default)]
 pub(crate) struct Witness {
     applied: BTreeMap<u64, Applied>,
+    /// When each index was first applied.
+    since: BTreeMap<u64, u64>,
     leaders: BTreeMap<u64, u64>,
     acknowledged: BTreeMap<u64, u64>,
     refused: BTreeSet<u64>,
@@ -112,6 +114,7 @@ impl Witness {
         match self.applied.get(&index) {
             None => {
                 self.applied.insert(index, applied);
+                self.since.insert(index, self.now);
                 self.event(format_args!("member {member} is the first to apply {index} of term {term}: value {value}"));
             }
             Some(first) if *first == applied => {}
@@ -214,10 +217,12 @@ impl Witness {
     }
 
     /// Looks for what was applied in earlier terms in the log of a leader that has long been one.
-    pub(crate) fn check_leader(&mut self, member: u64, term: u64, log: &[Logged]) {
+    pub(crate) fn check_leader(&mut self, member: u64, term: u64, since: u64, log: &[Logged]) {
         let differing = log.iter().find(|entry| {
             let applied = self.applied.get(&entry.index);
-            applied.is_some_and(|applied| applied.term < term && applied.term != entry.term)
+            // What an earlier term wrote may be committed by a later one, past this leader.
+            let was_before = self.since.get(&entry.index).is_some_and(|at| *at < since);
+            was_before && applied.is_some_and(|applied| applied.term < term && applied.term != entry.term)
         });
         if let Some(entry) = differing.copied() {
             self.broken(

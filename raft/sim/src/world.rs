@@ -216,7 +216,7 @@ impl World {
             if let Some((term, since)) = self.leading.get(id)
                 && since + SETTLED < self.now
             {
-                witness.check_leader(*id, *term, log);
+                witness.check_leader(*id, *term, *since, log);
             }
         }
         Ok(())
