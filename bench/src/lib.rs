@@ -1,1 +1,0 @@
-//! What `./x bench` runs.

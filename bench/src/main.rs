@@ -1,0 +1,59 @@
+//! What `./x bench` runs: Berth against its yardsticks, on this machine, in the same run.
+//!
+//! One program with the roles of a bench as sub-commands, each a process of its own: the driver, the load generator, and a
+//! key-value member over our log.
+
+mod cluster;
+mod load;
+mod machine;
+mod raft;
+mod report;
+mod server;
+mod usage;
+mod wire;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Measures Berth against its yardsticks.
+#[derive(Debug, Parser)]
+#[command(name = "berth-bench", version, disable_help_subcommand = true)]
+struct Cli {
+    /// What to log to standard error.
+    #[arg(long, global = true, default_value = "warn,openraft=error", env = "BERTH_LOG")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One member of a key-value store over our log, with the interface of etcd's
+    KvServer(server::Args),
+    /// Clients in a closed loop against one member, of ours or of etcd
+    Load(load::Args),
+    /// Our log against etcd's
+    Raft(raft::Args),
+}
+
+fn main() -> ExitCode {
+    let Cli { log, command } = Cli::parse();
+    let outcome = berth_telemetry::init(berth_telemetry::Format::Text, &log).map_err(Into::into).and_then(|()| {
+        match command {
+            Command::KvServer(args) => server::run(&args),
+            Command::Load(args) => load::run(&args),
+            Command::Raft(args) => raft::run(&args),
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a program's last words must reach whoever started it")]
+fn complain(error: &anyhow::Error) -> ExitCode {
+    eprintln!("berth-bench: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,127 @@
+//! Figures: medians with their spread, tables for people, and one line of JSON for each metric.
+
+use std::fmt;
+use std::time::Instant;
+
+use serde::Serialize;
+
+/// Which way a metric should go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Better {
+    /// More is better.
+    Higher,
+    /// Less is better.
+    Lower,
+}
+
+/// One result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Metric {
+    bench: &'static str,
+    metric: String,
+    value: f64,
+    unit: &'static str,
+    better: Better,
+}
+
+/// Several measurements of the same thing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Series(Vec<f64>);
+
+impl FromIterator<f64> for Series {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        Self(values)
+    }
+}
+
+impl Series {
+    /// The one in the middle; of two, their mean.
+    pub(crate) fn median(&self) -> f64 {
+        match self.0.len() {
+            0 => f64::NAN,
+            length if length % 2 == 1 => self.0[length / 2],
+            length => f64::midpoint(self.0[length / 2 - 1], self.0[length / 2]),
+        }
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.0.last().copied().unwrap_or(f64::NAN)
+    }
+
+    fn min(&self) -> f64 {
+        self.0.first().copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// Median, then least and most in brackets; with as many decimals as asked.
+impl fmt::Display for Series {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let decimals = f.precision().unwrap_or(2);
+        write!(f, "{:.decimals$} [{:.decimals$} .. {:.decimals$}]", self.median(), self.min(), self.max())
+    }
+}
+
+/// Where results go: progress and tables to people on standard error, metrics to standard output.
+pub(crate) struct Report {
+    started: Instant,
+    json: bool,
+    metrics: Vec<Metric>,
+}
+
+impl Report {
+    pub(crate) fn new(json: bool) -> Self {
+        Self { started: Instant::now(), json, metrics: Vec::new() }
+    }
+
+    /// Says what is going on.
+    #[expect(clippy::print_stderr, reason = "progress for whoever waits")]
+    pub(crate) fn say(&self, text: impl fmt::Display) {
+        eprintln!("[{:>5.0} s] {text}", self.started.elapsed().as_secs_f64());
+    }
+
+    /// Notes a result.
+    pub(crate) fn metric(&mut self, metric: impl Into<String>, value: f64, unit: &'static str, better: Better) {
+        // Three digits behind the point say more than any of these measurements knows.
+        let value = (value * 1000.0).round() / 1000.0;
+        self.metrics.push(Metric { bench: "raft", metric: metric.into(), value, unit, better });
+    }
+
+    /// Prints all results: lines of JSON if they were asked for, else a table.
+    #[expect(clippy::print_stdout, reason = "the program's result")]
+    pub(crate) fn print(&self) -> anyhow::Result<()> {
+        for metric in &self.metrics {
+            if self.json {
+                println!("{}", serde_json::to_string(metric)?);
+            } else {
+                println!("{:<46} {:>12} {}", metric.metric, metric.value, metric.unit);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_shows_its_median_and_its_spread() {
+        let odd: Series = [3.0, 1.0, 2.0].into_iter().collect();
+        assert_eq!(format!("{odd:.1}"), "2.0 [1.0 .. 3.0]");
+        let even: Series = [4.0, 1.0, 2.0, 3.0].into_iter().collect();
+        assert!((even.median() - 2.5).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_metric_is_one_line_of_the_agreed_form() {
+        let mut report = Report::new(true);
+        report.metric("writes_per_s_ratio_vs_etcd_clients_64", 1.70004, "ratio", Better::Higher);
+        assert_eq!(
+            serde_json::to_string(&report.metrics[0]).unwrap(),
+            r#"{"bench":"raft","metric":"writes_per_s_ratio_vs_etcd_clients_64","value":1.7,"unit":"ratio","better":"higher"}"#
+        );
+    }
+}

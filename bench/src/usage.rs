@@ -1,0 +1,121 @@
+//! What a process has used, as the kernel and the process itself count it.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+/// Ticks in a second of the times in `/proc/PID/stat`: fixed by Linux's interface on every architecture we build for.
+const TICKS: f64 = 100.0;
+
+/// etcd's counter of the syncs of its log.
+const ETCD_SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds_count";
+
+/// What a process has used since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Usage {
+    /// Processor time, in seconds.
+    pub(crate) cpu_s: f64,
+    /// Bytes sent to the disk.
+    pub(crate) written: u64,
+    /// Times the log was brought to the disk.
+    pub(crate) syncs: u64,
+}
+
+impl Usage {
+    /// What was used since `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            cpu_s: self.cpu_s - before.cpu_s,
+            written: self.written.saturating_sub(before.written),
+            syncs: self.syncs.saturating_sub(before.syncs),
+        }
+    }
+}
+
+/// Processor time and bytes written of a process; its syncs are another's to fill in.
+pub(crate) fn of_process(pid: u32) -> Result<Usage> {
+    let read = |file: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        fs::read_to_string(&path).with_context(|| format!("cannot read {path}; did the process end?"))
+    };
+    let cpu_s = cpu_seconds(&read("stat")?).context("/proc/PID/stat has another form than expected")?;
+    let written = field(&read("io")?, "write_bytes:").context("/proc/PID/io tells no write_bytes")?;
+    Ok(Usage { cpu_s, written, syncs: 0 })
+}
+
+/// User and system time of a `/proc/PID/stat`.
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    // The second field is the program's name in parentheses and may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u32>().ok();
+    Some((f64::from(ticks()?) + f64::from(ticks()?)) / TICKS)
+}
+
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
+}
+
+/// Memory that a process holds now and held at most, in bytes.
+pub(crate) fn memory(pid: u32) -> Result<(u64, u64)> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}; did the process end?"))?;
+    let kib = |name| field(&status, name).with_context(|| format!("{path} tells no {name}"));
+    Ok((kib("VmRSS:")? * 1024, kib("VmHWM:")? * 1024))
+}
+
+/// Bytes that a folder takes on the disk.
+pub(crate) fn disk(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        // Files come and go while the member runs.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", folder.display())),
+    };
+    for entry in entries {
+        let entry = entry?;
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => bytes += disk(&entry.path())?,
+            Ok(metadata) => bytes += metadata.blocks() * 512,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(bytes)
+}
+
+/// How often etcd has synced its log, from its metrics page.
+pub(crate) fn etcd_syncs(metrics: SocketAddr) -> Result<u64> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE).context("etcd's metrics are not served")?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    ensure!(page.starts_with("HTTP/1.0 200"), "etcd does not give its metrics: {}", page.lines().next().unwrap_or(""));
+    field(&page, ETCD_SYNCS).with_context(|| format!("etcd's metrics hold no {ETCD_SYNCS}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_found_whatever_the_program_is_called() {
+        let stat = "7 (a) b) S 1 7 7 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 3 0 100 1 1";
+        assert_eq!(cpu_seconds(stat), Some(3.0));
+    }
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let page = "# HELP x\netcd_disk_wal_fsync_duration_seconds_count 42\nVmRSS:\t  10 kB\n";
+        assert_eq!((field(page, ETCD_SYNCS), field(page, "VmRSS:")), (Some(42), Some(10)));
+        assert_eq!(field(page, "nothing"), None);
+    }
+}
