@@ -59,7 +59,9 @@ impl Keys {
         let members = (0..MEMBERS).map(|number| (Role::Controller, member_name(number), &local[..]));
         for (role, name, sans) in members.chain([(Role::Operator, "client".to_owned(), &[][..])]) {
             let issued = authority.issue(&Identity::new("bench", role, &name)?, sans, validity)?;
-            issued.save(&folder.join(&name))?;
+            let own = folder.join(&name);
+            fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
+            issued.save(&own)?;
         }
         Ok(Self { client: wire::credentials(&folder.join("client"))?, folder: folder.to_owned() })
     }

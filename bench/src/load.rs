@@ -21,6 +21,9 @@ use crate::wire::proto::etcdserverpb::{PutRequest, RangeRequest};
 /// Bytes of a value.
 const VALUE_BYTES: usize = 256;
 
+/// Latencies above a minute are taken for a minute, in microseconds.
+const LONGEST_US: u64 = 60_000_000;
+
 /// How many keys are written and read.
 pub(crate) const KEYS: u64 = 10_000;
 
@@ -124,7 +127,7 @@ async fn load(args: &Args) -> Result<Outcome> {
         clients.push(client);
     }
     let tally =
-        Rc::new(RefCell::new(Tally { latencies: Histogram::new(3)?, started: 0, failures: 0, failure: None }));
+        Rc::new(RefCell::new(Tally { latencies: Histogram::new_with_bounds(1, LONGEST_US, 3)?, started: 0, failures: 0, failure: None }));
     let counts_from = Instant::now() + Duration::from_secs_f64(args.warmup);
     let ends = counts_from + Duration::from_secs_f64(args.seconds);
     let mut running = JoinSet::new();
