@@ -7,7 +7,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use berth_pki::{Authority, Credentials, Identity, Role, San, Validity};
+use berth_pki::{Authority, Credentials, Identity, Role, San, SealingKey, Validity};
+use berth_proto::v1;
+use berth_proto::v1::cluster_service_client::ClusterServiceClient;
+use serde::Serialize;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -27,13 +30,54 @@ const READY: Duration = Duration::from_secs(30);
 /// How long a member may take to say how it is.
 const STATUS_WITHIN: Duration = Duration::from_millis(500);
 
-/// Which of the two.
+/// The cluster of the certificates.
+const CLUSTER: &str = "bench";
+
+/// The key file of the controllers.
+const SEALING_KEY: &str = "sealing.key";
+
+/// `controller.toml`.
+#[derive(Serialize)]
+struct Controller {
+    name: String,
+    data_dir: PathBuf,
+    api_listen: String,
+    raft_listen: String,
+    sealing_key: PathBuf,
+    tls: Tls,
+    bootstrap: Bootstrap,
+}
+
+#[derive(Serialize)]
+struct Tls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Bootstrap {
+    cluster: String,
+    members: Vec<BootstrapMember>,
+}
+
+#[derive(Serialize)]
+struct BootstrapMember {
+    id: u64,
+    name: String,
+    api: String,
+    raft: String,
+}
+
+/// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum System {
     /// A key-value machine over our log.
     Berth,
     /// Debian's etcd.
     Etcd,
+    /// Berth's controllers.
+    Controller,
 }
 
 impl System {
@@ -41,11 +85,13 @@ impl System {
         match self {
             Self::Berth => "berth",
             Self::Etcd => "etcd",
+            Self::Controller => "controller",
         }
     }
 }
 
-/// Certificates for members and clients, made once for both systems.
+/// Certificates for members and clients, made once for all systems.
+#[derive(Clone)]
 pub(crate) struct Keys {
     folder: PathBuf,
     pub(crate) client: Credentials,
@@ -54,15 +100,16 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) fn make(folder: &Path) -> Result<Self> {
         let validity = Validity::days(SystemTime::now(), 2);
-        let authority = Authority::generate("bench", validity)?;
+        let authority = Authority::generate(CLUSTER, validity)?;
         let local = [San::Ip(IpAddr::V4(Ipv4Addr::LOCALHOST)), San::Dns("localhost".to_owned())];
         let members = (0..MEMBERS).map(|number| (Role::Controller, member_name(number), &local[..]));
         for (role, name, sans) in members.chain([(Role::Operator, "client".to_owned(), &[][..])]) {
-            let issued = authority.issue(&Identity::new("bench", role, &name)?, sans, validity)?;
+            let issued = authority.issue(&Identity::new(CLUSTER, role, &name)?, sans, validity)?;
             let own = folder.join(&name);
             fs::create_dir_all(&own).with_context(|| format!("cannot make {}", own.display()))?;
             issued.save(&own)?;
         }
+        SealingKey::generate()?.save(&folder.join(SEALING_KEY))?;
         Ok(Self { client: wire::credentials(&folder.join("client"))?, folder: folder.to_owned() })
     }
 
@@ -138,12 +185,14 @@ impl<'a> Cluster<'a> {
         let mut command = match self.system {
             System::Berth => self.berth(number)?,
             System::Etcd => self.etcd(number),
+            System::Controller => self.controller(number)?,
         };
         let member = &mut self.members[number];
         let log = self.folder.join(format!("{}.log", member.name));
         let log = File::options().create(true).append(true).open(&log)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-        let child = command.spawn().with_context(|| format!("cannot start {} of {}", member.name, self.system.name()))?;
+        let child =
+            command.spawn().with_context(|| format!("cannot start {} of {}", member.name, self.system.name()))?;
         member.child = Some(child);
         Ok(())
     }
@@ -180,12 +229,39 @@ impl<'a> Cluster<'a> {
         command
     }
 
+    /// A controller as its package would run it, but on ports of its own.
+    fn controller(&self, number: usize) -> Result<Command> {
+        let Member { name, api, peer, data, .. } = &self.members[number];
+        let tls = self.keys.folder.join(name);
+        let members = self.members.iter().zip(1..).map(|(member, id)| BootstrapMember {
+            id,
+            name: member.name.clone(),
+            api: member.api.to_string(),
+            raft: member.peer.to_string(),
+        });
+        let config = Controller {
+            name: name.clone(),
+            data_dir: data.clone(),
+            api_listen: api.to_string(),
+            raft_listen: peer.to_string(),
+            sealing_key: self.keys.folder.join(SEALING_KEY),
+            tls: Tls { ca: tls.join("ca.pem"), cert: tls.join("cert.pem"), key: tls.join("key.pem") },
+            bootstrap: Bootstrap { cluster: CLUSTER.to_owned(), members: members.collect() },
+        };
+        let file = self.folder.join(format!("{name}.toml"));
+        fs::write(&file, toml::to_string(&config)?).with_context(|| format!("cannot write {}", file.display()))?;
+        let program = std::env::current_exe()?.with_file_name("berth-controller");
+        let mut command = Command::new(program);
+        command.arg("--config").arg(file);
+        Ok(command)
+    }
+
     /// Kills a member as a crash would, and returns at which moment.
     pub(crate) async fn kill(&mut self, number: usize) -> Result<Instant> {
         let member = &mut self.members[number];
         let mut child = member.child.take().with_context(|| format!("{} does not run", member.name))?;
-        child.start_kill()?;
         let killed = Instant::now();
+        child.start_kill()?;
         child.wait().await?;
         Ok(killed)
     }
@@ -193,6 +269,15 @@ impl<'a> Cluster<'a> {
     /// How a member sees the cluster; `None` if it does not answer.
     pub(crate) async fn view(&self, number: usize) -> Option<View> {
         let api = self.members[number].api.to_string();
+        if self.system == System::Controller {
+            let mut client = ClusterServiceClient::new(wire::channel(&api, &self.keys.client));
+            let request = v1::GetStatusRequest { consistency: v1::Consistency::Stale.into() };
+            let status = timeout(STATUS_WITHIN, client.get_status(request)).await.ok()?.ok()?.into_inner();
+            let id = |name: &str| status.members.iter().find(|member| member.name == name).map(|member| member.id);
+            let term = status.members.iter().map(|member| member.term).max()?;
+            let revision = i64::try_from(status.revision).ok()?;
+            return Some(View { id: id(&status.answered_by)?, leader: id(&status.leader)?, term, revision });
+        }
         let mut client = MaintenanceClient::new(wire::channel(&api, &self.keys.client));
         let status = timeout(STATUS_WITHIN, client.status(StatusRequest {})).await.ok()?.ok()?.into_inner();
         let header = status.header?;
@@ -238,6 +323,8 @@ impl<'a> Cluster<'a> {
             let mut usage = usage::of_process(member.pid()?)?;
             usage.syncs = match self.system {
                 System::Etcd => usage::etcd_syncs(member.metrics)?,
+                // Its metrics are for those who may read them; the log below is the one measured as `Berth`.
+                System::Controller => 0,
                 System::Berth => {
                     let channel = wire::channel(&member.api.to_string(), &self.keys.client);
                     CountersClient::new(channel).read(CountersRequest {}).await?.into_inner().syncs

@@ -8,10 +8,14 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use berth_pki::Credentials;
+use berth_proto::v1;
+use berth_proto::v1::vm_service_client::VmServiceClient;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinSet, LocalSet};
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::wire;
@@ -24,8 +28,14 @@ const VALUE_BYTES: usize = 256;
 /// Latencies above a minute are taken for a minute, in microseconds.
 const LONGEST_US: u64 = 60_000_000;
 
-/// How many keys are written and read.
+/// How many keys, or VMs, are written and read.
 pub(crate) const KEYS: u64 = 10_000;
+
+/// The image of the VMs.
+pub(crate) const IMAGE: &str = "none";
+
+/// How long a client waits after a failure, so that a member that refuses everything is not measured by its refusals.
+const AFTER_FAILURE: Duration = Duration::from_millis(10);
 
 /// What to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -37,6 +47,23 @@ pub(crate) enum Operation {
     Get,
     /// Read a key from what the member knows.
     StaleGet,
+    /// Set a label of a VM, through `berth.v1`.
+    Label,
+    /// Create the next VM, through `berth.v1`: makes what `Label` needs.
+    CreateVm,
+}
+
+impl Operation {
+    /// Its word on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::StaleGet => "stale-get",
+            Self::Label => "label",
+            Self::CreateVm => "create-vm",
+        }
+    }
 }
 
 /// The load.
@@ -120,14 +147,15 @@ async fn load(args: &Args) -> Result<Outcome> {
     let credentials = wire::credentials(&args.tls)?;
     let mut clients = Vec::new();
     for number in 0..args.clients {
-        let mut client = KvClient::new(wire::channel(&args.target, &credentials));
-        // The first request makes the connection.
-        let request = RangeRequest { key: Bytes::from_static(b"connect"), serializable: true, ..Default::default() };
-        client.range(request).await.with_context(|| format!("client {number} cannot reach {}", args.target))?;
-        clients.push(client);
+        let client = Client::connect(args, &credentials).await;
+        clients.push(client.with_context(|| format!("client {number} cannot reach {}", args.target))?);
     }
-    let tally =
-        Rc::new(RefCell::new(Tally { latencies: Histogram::new_with_bounds(1, LONGEST_US, 3)?, started: 0, failures: 0, failure: None }));
+    let tally = Rc::new(RefCell::new(Tally {
+        latencies: Histogram::new_with_bounds(1, LONGEST_US, 3)?,
+        started: 0,
+        failures: 0,
+        failure: None,
+    }));
     let counts_from = Instant::now() + Duration::from_secs_f64(args.warmup);
     let ends = counts_from + Duration::from_secs_f64(args.seconds);
     let mut running = JoinSet::new();
@@ -157,9 +185,92 @@ async fn load(args: &Args) -> Result<Outcome> {
     })
 }
 
+/// The connection of one client.
+enum Client {
+    Kv(KvClient<Channel>),
+    Vm(VmServiceClient<Channel>),
+}
+
+impl Client {
+    /// A client that is connected: it has asked for something cheap.
+    async fn connect(args: &Args, credentials: &Credentials) -> Result<Self, Status> {
+        let channel = wire::channel(&args.target, credentials);
+        match args.operation {
+            Operation::Put | Operation::Get | Operation::StaleGet => {
+                let mut client = KvClient::new(channel);
+                let key = Bytes::from_static(b"connect");
+                client.range(RangeRequest { key, serializable: true, ..RangeRequest::default() }).await?;
+                Ok(Self::Kv(client))
+            }
+            Operation::Label | Operation::CreateVm => {
+                let mut client = VmServiceClient::new(channel);
+                let consistency = v1::Consistency::Stale.into();
+                client
+                    .list_vms(v1::ListVmsRequest { consistency, page_size: 1, ..v1::ListVmsRequest::default() })
+                    .await?;
+                Ok(Self::Vm(client))
+            }
+        }
+    }
+
+    /// Sends the request that is the `number`th of all clients.
+    async fn send(&mut self, operation: Operation, source: &mut Source, number: u64) -> Result<(), Status> {
+        match self {
+            Self::Kv(client) if operation == Operation::Put => {
+                client.put(PutRequest { key: source.key(), value: source.value() }).await.map(drop)
+            }
+            Self::Kv(client) => {
+                let serializable = operation == Operation::StaleGet;
+                client
+                    .range(RangeRequest { key: source.key(), serializable, ..RangeRequest::default() })
+                    .await
+                    .map(drop)
+            }
+            Self::Vm(client) if operation == Operation::Label => client.update_labels(label(source)).await.map(drop),
+            Self::Vm(client) => client.create_vm(vm(number)).await.map(drop),
+        }
+    }
+}
+
+/// How a change is named: a new id, as every client of `berth.v1` should give.
+fn write() -> Option<v1::Write> {
+    Some(v1::Write { request_id: uuid::Uuid::now_v7().to_string(), ..v1::Write::default() })
+}
+
+fn vm_name(number: u64) -> String {
+    format!("vm-{number:05}")
+}
+
+/// Another value of a label of some VM.
+fn label(source: &mut Source) -> v1::UpdateLabelsRequest {
+    let value = format!("{:016x}{:016x}", source.next(), source.next());
+    v1::UpdateLabelsRequest {
+        write: write(),
+        name: vm_name(source.next() % KEYS),
+        set: [("bench".to_owned(), value)].into(),
+        ..v1::UpdateLabelsRequest::default()
+    }
+}
+
+/// A VM that is off, so that nothing has to be placed.
+fn vm(number: u64) -> v1::CreateVmRequest {
+    v1::CreateVmRequest {
+        write: write(),
+        name: vm_name(number),
+        spec: Some(v1::VmSpec {
+            cpus: Some(1),
+            memory_bytes: Some(128 << 20),
+            image: IMAGE.to_owned(),
+            run_strategy: v1::RunStrategy::Halted.into(),
+            ..v1::VmSpec::default()
+        }),
+        ..v1::CreateVmRequest::default()
+    }
+}
+
 /// One client.
 struct One {
-    client: KvClient<Channel>,
+    client: Client,
     source: Source,
     operation: Operation,
     requests: u64,
@@ -168,25 +279,16 @@ struct One {
 impl One {
     async fn run(mut self, tally: Rc<RefCell<Tally>>, counts_from: Instant, ends: Instant) {
         loop {
-            {
+            let number = {
                 let mut tally = tally.borrow_mut();
                 if tally.started >= self.requests {
                     return;
                 }
                 tally.started += 1;
-            }
-            let key = self.source.key();
-            let started = Instant::now();
-            let answer = match self.operation {
-                Operation::Put => {
-                    let request = PutRequest { key, value: self.source.value() };
-                    self.client.put(request).await.map(drop)
-                }
-                Operation::Get | Operation::StaleGet => {
-                    let serializable = self.operation == Operation::StaleGet;
-                    self.client.range(RangeRequest { key, serializable, ..Default::default() }).await.map(drop)
-                }
+                tally.started - 1
             };
+            let started = Instant::now();
+            let answer = self.client.send(self.operation, &mut self.source, number).await;
             let ended = Instant::now();
             if ended > ends {
                 return;
@@ -208,7 +310,7 @@ impl One {
                 }
             };
             if failed {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(AFTER_FAILURE).await;
             }
         }
     }

@@ -275,14 +275,12 @@ impl StateMachine for Machine {
         self.state.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn encode(snapshot: &State) -> Result<Vec<u8>, BoxError> {
-        let mut bytes = Vec::new();
-        snapshot.write(&mut bytes)?;
-        Ok(bytes)
+    fn write(snapshot: &State, out: &mut dyn Write) -> Result<(), BoxError> {
+        Ok(snapshot.write(out)?)
     }
 
-    fn restore(&mut self, mut bytes: &[u8]) -> Result<(), BoxError> {
-        let state = State::read(&mut bytes)?;
+    fn restore(&mut self, from: &mut dyn Read) -> Result<(), BoxError> {
+        let state = State::read(from)?;
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
     }
@@ -351,7 +349,9 @@ mod tests {
         let snapshot = machine.snapshot();
         machine.apply(&[entry(5, "a", "4")]);
         let mut other = Machine::default();
-        other.restore(&Machine::encode(&snapshot).unwrap()).unwrap();
+        let mut bytes = Vec::new();
+        Machine::write(&snapshot, &mut bytes).unwrap();
+        other.restore(&mut &bytes[..]).unwrap();
         let reader = other.reader();
         assert_eq!(reader.state().revision(), 3);
         assert_eq!(text(reader.state().get(b"a", 1)), Some("1".into()));
@@ -359,7 +359,7 @@ mod tests {
         other.apply(&[entry(5, "a", "4")]);
         let version = reader.state().get(b"a", 0).unwrap().unwrap().clone();
         assert_eq!((version.revision, version.created, version.version), (4, 1, 3));
-        assert!(other.restore(&[9]).is_err());
+        assert!(other.restore(&mut &[9][..]).is_err());
         assert_eq!(reader.state().revision(), 4);
     }
 }

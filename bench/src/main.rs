@@ -4,11 +4,14 @@
 //! key-value member over our log.
 
 mod cluster;
+mod failover;
 mod load;
 mod machine;
 mod raft;
 mod report;
+mod rounds;
 mod server;
+mod space;
 mod usage;
 mod wire;
 
@@ -39,13 +42,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let Cli { log, command } = Cli::parse();
-    let outcome = berth_telemetry::init(berth_telemetry::Format::Text, &log).map_err(Into::into).and_then(|()| {
-        match command {
+    let outcome =
+        berth_telemetry::init(berth_telemetry::Format::Text, &log).map_err(Into::into).and_then(|()| match command {
             Command::KvServer(args) => server::run(&args),
             Command::Load(args) => load::run(&args),
             Command::Raft(args) => raft::run(&args),
-        }
-    });
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error),

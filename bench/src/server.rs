@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use berth_pki::{Accepted, Allow, Credentials, Expect, Limits, Role};
-use berth_raft::{Handle, Io, Links, Member, PeerIo, ProposeError};
+use berth_raft::{Handle, Io, Links, Member, PeerIo, ProposeError, ReadMode};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -70,6 +70,7 @@ impl FromStr for MemberArg {
             name: name.to_owned(),
             raft_addr: raft_addr.to_owned(),
             api_addr: api_addr.to_owned(),
+            domain: String::new(),
         }))
     }
 }
@@ -243,7 +244,7 @@ impl Kv for Answers {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
         if !request.serializable {
-            let barrier = self.handle.read_barrier(ANSWER_WITHIN).await;
+            let barrier = self.handle.read_barrier(ReadMode::Index, ANSWER_WITHIN).await;
             barrier.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         let (kvs, revision) = {

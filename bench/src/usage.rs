@@ -61,12 +61,11 @@ fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-/// Memory that a process holds now and held at most, in bytes.
-pub(crate) fn memory(pid: u32) -> Result<(u64, u64)> {
+/// Memory that a process holds, in bytes.
+pub(crate) fn memory(pid: u32) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}; did the process end?"))?;
-    let kib = |name| field(&status, name).with_context(|| format!("{path} tells no {name}"));
-    Ok((kib("VmRSS:")? * 1024, kib("VmHWM:")? * 1024))
+    Ok(field(&status, "VmRSS:").with_context(|| format!("{path} tells no VmRSS"))? * 1024)
 }
 
 /// Bytes that a folder takes on the disk.

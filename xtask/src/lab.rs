@@ -43,10 +43,14 @@ pub(crate) fn state_dir() -> PathBuf {
     checkout::root().join("target/lab")
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout::root().join("target"), PathBuf::from)
+}
+
 /// Where cargo puts the programs of the dev profile.
 pub(crate) fn binaries() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout::root().join("target"), PathBuf::from);
-    target.join("debug")
+    target().join("debug")
 }
 
 /// Builds the programs that a lab runs, and the command line.

@@ -7,6 +7,7 @@
     reason = "a tool for people: its results go to standard output, its talk to standard error"
 )]
 
+mod bench;
 mod checkout;
 mod demo;
 mod fix;
@@ -48,6 +49,9 @@ enum Command {
     Image(image::Args),
     /// Boots a real VM on a real cluster on this machine, shows the proof, and kills things to show what holds
     Demo,
+    /// Measures Berth against its yardsticks; builds the release profile first
+    #[command(subcommand)]
+    Bench(bench::Args),
     /// A cluster on this machine that stays until it is taken down
     #[command(subcommand)]
     Lab(lab::Args),
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Image(args) => image::run(&args),
         Command::Demo => demo::run(),
+        Command::Bench(args) => bench::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Portability(args) => portability::run(&args),
