@@ -321,15 +321,16 @@ impl<'a> Cluster<'a> {
         let mut all = Vec::new();
         for member in &self.members {
             let mut usage = usage::of_process(member.pid()?)?;
-            usage.syncs = match self.system {
-                System::Etcd => usage::etcd_syncs(member.metrics)?,
-                // Its metrics are for those who may read them; the log below is the one measured as `Berth`.
-                System::Controller => 0,
+            match self.system {
+                System::Etcd => usage.syncs = usage::etcd_syncs(member.metrics)?,
                 System::Berth => {
                     let channel = wire::channel(&member.api.to_string(), &self.keys.client);
-                    CountersClient::new(channel).read(CountersRequest {}).await?.into_inner().syncs
+                    let counted = CountersClient::new(channel).read(CountersRequest {}).await?.into_inner();
+                    (usage.syncs, usage.written) = (counted.syncs, counted.bytes);
                 }
-            };
+                // The log below it is the one that is measured as ours.
+                System::Controller => {}
+            }
             all.push(usage);
         }
         Ok(all)

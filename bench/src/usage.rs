@@ -20,7 +20,8 @@ const ETCD_SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds_count";
 pub(crate) struct Usage {
     /// Processor time, in seconds.
     pub(crate) cpu_s: f64,
-    /// Bytes sent to the disk.
+    /// Bytes written to keep the data: of ours what it appended to its log, of others the kernel's count. The kernel counts
+    /// whole folios of the page cache, which for small appends to a file that is there already is far too much.
     pub(crate) written: u64,
     /// Times the log was brought to the disk.
     pub(crate) syncs: u64,

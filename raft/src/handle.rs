@@ -15,7 +15,7 @@ use crate::membership::Change;
 use crate::meters;
 use crate::options::{Member, NewMember};
 use crate::slot::Slot;
-use crate::status::{Leadership, MemberStatus, Role, State, Status, Warning};
+use crate::status::{Leadership, LogWork, MemberStatus, Role, State, Status, Warning};
 
 /// How long to wait before asking for the leader again when nothing has been heard of a change.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -258,6 +258,11 @@ impl Handle {
     pub async fn shutdown(&self) {
         self.slot.close();
         self.slot.local().close().await;
+    }
+
+    /// What this member has done to keep its log, since it was last opened.
+    pub fn log_work(&self) -> LogWork {
+        self.slot.local().gauge.work()
     }
 
     /// What is counted and measured here.

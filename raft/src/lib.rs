@@ -52,5 +52,5 @@ pub use options::{
     DEFAULT_MAX_PAYLOAD_BYTES, DEFAULT_MAX_STORE_BYTES, DEFAULT_MIN_FREE_BYTES, Io, Links, MAX_PAYLOAD_BYTES, Member,
     NewMember, Options, PeerIo, SnapshotPolicy, Timing,
 };
-pub use status::{Leadership, MemberStatus, Progress, Role, State, Status, Warning};
+pub use status::{Leadership, LogWork, MemberStatus, Progress, Role, State, Status, Warning};
 pub use supervise::supervise;

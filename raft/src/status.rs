@@ -214,3 +214,12 @@ mod tests {
         assert_eq!(Warning::of(&members, true), [Warning::Changing]);
     }
 }
+
+/// What a member has done to keep its log since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogWork {
+    /// How often it waited for the disk. Many changes may share one wait.
+    pub syncs: u64,
+    /// Bytes that it appended.
+    pub bytes: u64,
+}

@@ -58,6 +58,11 @@ impl Batch {
         self.frames.is_empty()
     }
 
+    /// How much it is, in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.frames.iter().map(|frame| u64::try_from(frame.bytes.len()).unwrap_or(u64::MAX)).sum()
+    }
+
     pub(crate) fn append(&mut self, entry: &LogEntry) -> Result<(), FrameError> {
         self.push(Action::Append(entry.log_id.into()), |bytes| record::encode_entry_into(entry, bytes))
     }

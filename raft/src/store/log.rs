@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use super::engine::Engine;
 use super::tail::{Found, Tail, weight};
 use super::writer::{self, Command, Writer};
 use super::{panic_message, record};
+use crate::status::LogWork;
 use crate::types::{LogEntry, LogId, Types, Vote};
 
 /// Commands that may wait for the writer. The consensus bounds what it has in flight itself; this only keeps a stuck disk
@@ -40,6 +42,9 @@ pub(crate) struct Shared {
     /// Things that must outlive the engine, such as the lock on the directory.
     guard: Mutex<Option<Box<dyn std::any::Any + Send>>>,
     observer: Observer,
+    /// What has been written since the store was opened.
+    syncs: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Shared {
@@ -63,8 +68,14 @@ impl Shared {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| repeat(error));
     }
 
+    /// Counts what was handed to the engine.
+    pub(crate) fn wrote(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Tells how long a barrier took.
     pub(crate) fn observe(&self, took: Duration) {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
         (self.observer)(took);
     }
 
@@ -147,6 +158,12 @@ impl Gauge {
     pub(crate) fn bytes(&self) -> u64 {
         self.shared.engine().map_or(0, |engine| engine.size())
     }
+
+    /// What has been written since the store was opened.
+    pub(crate) fn work(&self) -> LogWork {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LogWork { syncs: read(&self.shared.syncs), bytes: read(&self.shared.bytes) }
+    }
 }
 
 /// Closes the store from outside, when the consensus has ended.
@@ -209,6 +226,8 @@ impl LogStore {
             failure: Mutex::new(None),
             guard: Mutex::new(Some(guard)),
             observer,
+            syncs: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
         });
         let (commands, receiver) = mpsc::channel(QUEUE);
         (Self { shared, commands }, receiver)

@@ -153,7 +153,9 @@ impl Writer {
             }
             let is_empty = batch.is_empty();
             if !is_empty {
+                let bytes = batch.bytes();
                 shared.engine()?.write(batch)?;
+                shared.wrote(bytes);
             }
             Ok(Written { last: written, is_empty })
         })
