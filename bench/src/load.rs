@@ -233,8 +233,8 @@ impl Client {
 }
 
 /// How a change is named: a new id, as every client of `berth.v1` should give.
-fn write() -> Option<v1::Write> {
-    Some(v1::Write { request_id: uuid::Uuid::now_v7().to_string(), ..v1::Write::default() })
+fn write() -> v1::Write {
+    v1::Write { request_id: uuid::Uuid::now_v7().to_string(), ..v1::Write::default() }
 }
 
 fn vm_name(number: u64) -> String {
@@ -245,7 +245,7 @@ fn vm_name(number: u64) -> String {
 fn label(source: &mut Source) -> v1::UpdateLabelsRequest {
     let value = format!("{:016x}{:016x}", source.next(), source.next());
     v1::UpdateLabelsRequest {
-        write: write(),
+        write: Some(write()),
         name: vm_name(source.next() % KEYS),
         set: [("bench".to_owned(), value)].into(),
         ..v1::UpdateLabelsRequest::default()
@@ -255,7 +255,7 @@ fn label(source: &mut Source) -> v1::UpdateLabelsRequest {
 /// A VM that is off, so that nothing has to be placed.
 fn vm(number: u64) -> v1::CreateVmRequest {
     v1::CreateVmRequest {
-        write: write(),
+        write: Some(write()),
         name: vm_name(number),
         spec: Some(v1::VmSpec {
             cpus: Some(1),

@@ -58,7 +58,7 @@ pub(crate) struct Version {
     /// The revision at which the key came into being.
     pub(crate) created: u64,
     /// How often the key was written by then.
-    pub(crate) version: u64,
+    pub(crate) writes: u64,
     /// The revision of the write before, 0 if there was none.
     previous: u64,
 }
@@ -113,10 +113,10 @@ impl State {
             Some((key, &before)) => (key.clone(), self.at(key, before)),
             None => (Bytes::copy_from_slice(key), None),
         };
-        let (created, version, previous) =
-            before.map_or((revision, 1, 0), |before| (before.created, before.version + 1, before.revision));
+        let (created, writes, previous) =
+            before.map_or((revision, 1, 0), |before| (before.created, before.writes + 1, before.revision));
         self.latest.insert(key.clone(), revision);
-        self.push(Version { key, value, revision, created, version, previous });
+        self.push(Version { key, value, revision, created, writes, previous });
         revision
     }
 
@@ -181,10 +181,10 @@ impl State {
         for number in [self.revision, self.settled.len() as u64, self.history.len() as u64] {
             out.write_all(&number.to_le_bytes())?;
         }
-        for Version { key, value, revision, created, version, previous } in
+        for Version { key, value, revision, created, writes, previous } in
             self.settled.values().chain(self.history.iter())
         {
-            for number in [key.len() as u64, value.len() as u64, *revision, *created, *version, *previous] {
+            for number in [key.len() as u64, value.len() as u64, *revision, *created, *writes, *previous] {
                 out.write_all(&number.to_le_bytes())?;
             }
             out.write_all(key)?;
@@ -202,12 +202,12 @@ impl State {
         let [revision, settled, history] = numbers(from)?;
         let mut state = Self { revision, ..Self::default() };
         for at in 0..settled + history {
-            let [key, value, revision, created, version, previous] = numbers(from)?;
+            let [key, value, revision, created, writes, previous] = numbers(from)?;
             let (key, value) = (bytes(from, key)?, bytes(from, value)?);
             // One copy of each key, as while writing.
             let key = state.latest.get_key_value(&key).map_or(key, |(known, _)| known.clone());
             state.latest.insert(key.clone(), revision);
-            let version = Version { key, value, revision, created, version, previous };
+            let version = Version { key, value, revision, created, writes, previous };
             if at < settled {
                 state.settled.insert(version.key.clone(), version);
             } else {
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(parse(&payload), Some((&b"key"[..], Bytes::from_static(b"value"))));
         assert_eq!(parse(&Bytes::from_static(&[PUT, 9, 0, 1])), None);
         assert_eq!(parse(&Bytes::from_static(&[7, 0, 0])), None);
-        assert_eq!(put(&[0; 1 << 16], b""), None);
+        assert_eq!(put(&vec![0; 1 << 16], b""), None);
     }
 
     #[test]
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!((at("b", 1), at("b", 2), at("a", 0)), (None, Some("2".into()), Some("3".into())));
         assert_eq!(state.get(b"a", 4), Err(RevisionError::Future { asked: 4, latest: 3 }));
         let version = state.get(b"a", 0).unwrap().unwrap();
-        assert_eq!((version.revision, version.created, version.version), (3, 1, 2));
+        assert_eq!((version.revision, version.created, version.writes), (3, 1, 2));
         let range = state.range(b"a", b"c", 2, 9).unwrap();
         assert_eq!(range.iter().map(|version| version.revision).collect::<Vec<_>>(), [1, 2]);
     }
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(text(reader.state().get(b"a", 0)), Some("2".into()));
         other.apply(&[entry(5, "a", "4")]);
         let version = reader.state().get(b"a", 0).unwrap().unwrap().clone();
-        assert_eq!((version.revision, version.created, version.version), (4, 1, 3));
+        assert_eq!((version.revision, version.created, version.writes), (4, 1, 3));
         assert!(other.restore(&mut &[9][..]).is_err());
         assert_eq!(reader.state().revision(), 4);
     }

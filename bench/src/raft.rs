@@ -86,10 +86,10 @@ async fn measure(args: &Args) -> Result<()> {
     let mut bench = Bench {
         keys: Keys::make(&folder.join("tls"))?,
         folder,
-        rounds: args.rounds.unwrap_or(or(5, 1)),
+        rounds: args.rounds.unwrap_or_else(|| or(5, 1)),
         seconds: args.seconds.unwrap_or(if args.quick { 5.0 } else { 20.0 }),
-        kills: args.kills.unwrap_or(or(30, 3)),
-        writes: args.writes.unwrap_or(or(space::WRITES, 50_000)),
+        kills: args.kills.unwrap_or_else(|| or(30, 3)),
+        writes: args.writes.unwrap_or_else(|| or(space::WRITES, 50_000)),
         leader_changes: 0,
         report: Report::new(args.json),
     };

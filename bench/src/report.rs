@@ -19,7 +19,8 @@ pub(crate) enum Better {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Metric {
     bench: &'static str,
-    metric: String,
+    #[serde(rename = "metric")]
+    name: String,
     value: f64,
     unit: &'static str,
     better: Better,
@@ -83,10 +84,10 @@ impl Report {
     }
 
     /// Notes a result.
-    pub(crate) fn metric(&mut self, metric: impl Into<String>, value: f64, unit: &'static str, better: Better) {
+    pub(crate) fn metric(&mut self, name: impl Into<String>, value: f64, unit: &'static str, better: Better) {
         // Three digits behind the point say more than any of these measurements knows.
         let value = (value * 1000.0).round() / 1000.0;
-        self.metrics.push(Metric { bench: "raft", metric: metric.into(), value, unit, better });
+        self.metrics.push(Metric { bench: "raft", name: name.into(), value, unit, better });
     }
 
     /// Prints all results: lines of JSON if they were asked for, else a table.
@@ -96,7 +97,7 @@ impl Report {
             if self.json {
                 println!("{}", serde_json::to_string(metric)?);
             } else {
-                println!("{:<46} {:>12} {}", metric.metric, metric.value, metric.unit);
+                println!("{:<46} {:>12} {}", metric.name, metric.value, metric.unit);
             }
         }
         Ok(())

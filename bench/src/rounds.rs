@@ -1,5 +1,6 @@
 //! Rounds: each system under the same load in turn, and what the one did to what the other did.
 
+use std::fmt::Write as _;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
@@ -84,6 +85,7 @@ async fn turn(cluster: &mut Cluster<'_>, bench: &mut Bench, load: Load, round: u
 fn show(report: &Report, system: System, load: Load, round: u64, outcome: &Outcome, used: &[Usage], terms: u64) {
     let Outcome { failures, p50_us, p99_us, max_us, .. } = outcome;
     let millis = |micros: &u64| *micros as f64 / 1e3;
+    // Writing to a string cannot fail.
     let mut line = format!(
         "round {round}, {:>3} x {:<5} {:<10} {:>7.0}/s  p50 {:.2}  p99 {:.2}  max {:.1} ms",
         load.clients,
@@ -96,13 +98,13 @@ fn show(report: &Report, system: System, load: Load, round: u64, outcome: &Outco
     );
     for (used, what) in used.iter().zip(["leader", "follower", "follower"]) {
         let mib = used.written as f64 / f64::from(1 << 20);
-        line += &format!("; {what} {:.1} s CPU, {} syncs, {mib:.0} MiB", used.cpu_s, used.syncs);
+        let _ = write!(line, "; {what} {:.1} s CPU, {} syncs, {mib:.0} MiB", used.cpu_s, used.syncs);
     }
     if *failures > 0 {
-        line += &format!("; {failures} failures ({})", outcome.failure.as_deref().unwrap_or_default());
+        let _ = write!(line, "; {failures} failures ({})", outcome.failure.as_deref().unwrap_or_default());
     }
     if terms > 0 {
-        line += &format!("; {terms} more terms");
+        let _ = write!(line, "; {terms} more terms");
     }
     report.say(line);
 }

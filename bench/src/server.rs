@@ -220,7 +220,7 @@ fn key_value(version: &Version) -> KeyValue {
         key: version.key.clone(),
         create_revision: signed(version.created),
         mod_revision: signed(version.revision),
-        version: signed(version.version),
+        version: signed(version.writes),
         value: version.value.clone(),
     }
 }
