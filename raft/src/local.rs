@@ -58,7 +58,7 @@ pub(crate) struct Local {
     is_full: AtomicBool,
     /// Whether the state machine gave up, so that opening the member again would not help.
     is_beyond_help: Arc<AtomicBool>,
-    gauge: Gauge,
+    pub(crate) gauge: Gauge,
     room: Room,
     /// Held while it closes, so that whoever closes a second time waits for the end of it.
     closer: tokio::sync::Mutex<Option<Closer>>,

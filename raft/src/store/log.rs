@@ -305,7 +305,11 @@ impl RaftLogReader<Types> for LogReader {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<LogEntry>, io::Error> {
-        self.shared.read(start, end, REPLICATION_BYTES).await
+        let entries = self.shared.read(start, end, REPLICATION_BYTES).await?;
+        // What was asked for may have been purged meanwhile. Sent without it, what follows would leave a hole in the other
+        // member's log; nothing at all is understood as "not now", and a snapshot follows.
+        let is_whole = entries.first().is_some_and(|first| first.log_id.index == start);
+        Ok(if is_whole { entries } else { Vec::new() })
     }
 }
 

@@ -182,6 +182,17 @@ async fn an_entry_larger_than_a_file_of_the_log_is_read_back_as_it_was() {
 }
 
 #[tokio::test]
+async fn entries_behind_purged_ones_are_not_sent_in_their_place() {
+    let root = filled().await;
+    let (mut store, closer, _) = open(root.path());
+    store.purge(log_id(2, 4)).await.unwrap();
+    let mut reader = store.get_log_reader().await;
+    assert_eq!(reader.limited_get_log_entries(3, 9).await.unwrap(), [], "a hole would be stored at the other end");
+    assert_eq!(reader.limited_get_log_entries(5, 9).await.unwrap().len(), 4);
+    closer.close().await;
+}
+
+#[tokio::test]
 async fn entries_that_left_memory_are_read_from_the_disk() {
     let root = filled().await;
     let Directory { engine, tail, lock, .. } = directory::open(root.path(), 1).unwrap();
