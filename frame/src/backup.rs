@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_backup_of_version_1_is_written_as_ever() {
-        let hex: String = written(b"state").iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = written(b"state").iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
         assert_eq!(hex, include_str!("backup/v1.hex").trim());
     }
 

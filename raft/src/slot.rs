@@ -102,12 +102,9 @@ impl Slot {
 /// Until the consensus ends.
 async fn watch_leadership(slot: Arc<Slot>, local: Arc<Local>) {
     let mut metrics = local.raft.server_metrics();
-    loop {
-        // That a leader is no longer followed is seen by the clock, not by a change.
-        match timeout(SILENT / 4, metrics.changed()).await {
-            Ok(Ok(())) | Err(_) => slot.tell(&local),
-            Ok(Err(_)) => break,
-        }
+    // That a leader is no longer followed is seen by the clock, not by a change.
+    while let Ok(Ok(())) | Err(_) = timeout(SILENT / 4, metrics.changed()).await {
+        slot.tell(&local);
     }
     local.vanish();
     slot.tell(&local);

@@ -148,7 +148,7 @@ impl SnapshotStore {
     /// [`open`](Self::open), with another pace for the snapshots to come.
     pub(crate) fn open_paced(directory: &Path, policy: SnapshotPolicy) -> Result<Self, OpenError> {
         let Found { newest, superseded } = list(directory)?;
-        let current = newest.map(checked).transpose()?;
+        let current = newest.as_deref().map(checked).transpose()?;
         for path in superseded {
             fs::remove_file(&path).map_err(failed("remove", &path))?;
         }
@@ -287,11 +287,11 @@ fn list(directory: &Path) -> Result<Found, OpenError> {
 }
 
 /// A named snapshot file, with every record checked.
-fn checked(path: PathBuf) -> Result<(SnapshotMeta, SnapshotFile), OpenError> {
-    let file = SnapshotFile::open(path.clone(), false).map_err(failed("open", &path))?;
+fn checked(path: &Path) -> Result<(SnapshotMeta, SnapshotFile), OpenError> {
+    let file = SnapshotFile::open(path.to_owned(), false).map_err(failed("open", path))?;
     let meta = file.check().map_err(|flaw| match flaw {
-        Flaw::Record { record, source } => damaged(&path, &record, source),
-        Flaw::Io(error) => failed("read", &path)(error),
+        Flaw::Record { record, source } => damaged(path, &record, source),
+        Flaw::Io(error) => failed("read", path)(error),
     })?;
     Ok((meta, file))
 }

@@ -207,7 +207,7 @@ mod tests {
         let warnings = Warning::of(&members, false);
         let shared =
             Warning::SharedDomain { domain: "rack 1".to_owned(), members: vec!["a".to_owned(), "c".to_owned()] };
-        assert_eq!(warnings, [shared.clone()]);
+        assert_eq!(warnings, std::slice::from_ref(&shared));
         assert_eq!(shared.to_string(), "a and c share the failure domain \"rack 1\": what ends one ends them all");
         members[2].role = Role::Learner;
         assert_eq!(Warning::of(&members, false), [Warning::EvenVoters { voters: 4 }]);

@@ -1,5 +1,7 @@
 //! A real file system without room: a small ext4 on a loop device.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Members come and go while the log runs: growing, shrinking, replacing, and who must not come back.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use std::fs;

@@ -49,7 +49,7 @@ fn main() {
     }
     let began = Instant::now();
     for number in 0..CHANGES {
-        let run_strategy = if (number / VMS) % 2 == 0 { RunStrategy::Halted } else { RunStrategy::Always };
+        let run_strategy = if (number / VMS).is_multiple_of(2) { RunStrategy::Halted } else { RunStrategy::Always };
         run(&mut cluster, Body::SetRun { vm: vm(number % VMS), run: run_strategy, expect: Expect::default() });
         // What a publisher does after each entry: the copy makes every later change copy its path.
         std::hint::black_box(cluster.clone());

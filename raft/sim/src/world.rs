@@ -129,7 +129,11 @@ impl World {
             .build();
         let furnishing = Furnishing {
             members: member::members(plan.members),
-            snapshots: SnapshotPolicy { entries_between: plan.entries_between, entries_kept: plan.entries_kept },
+            snapshots: SnapshotPolicy {
+                entries_between: plan.entries_between,
+                entries_kept: plan.entries_kept,
+                ..SnapshotPolicy::default()
+            },
             skips_barrier: plant == Some(Plant::StaleReads),
             witness: witness.clone(),
             root: root.to_owned(),

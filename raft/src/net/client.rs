@@ -86,6 +86,7 @@ impl Learnt {
     }
 
     /// Notes what an append came to. A member that lost what it had acknowledged is not let back in.
+    #[expect(clippy::result_large_err, reason = "the error is the consensus' own, and as large as that makes it")]
     fn appended(&self, ballot: Vote, appended: Appended) -> Result<StreamAppendResult<Types>, RpcError> {
         match &appended {
             Ok(Some(last)) => self.peers.acknowledged(self.target, ballot, last.index),
@@ -188,7 +189,10 @@ impl RaftNetworkV2<Types> for Network {
                     let (mut responses, pending) = state?;
                     let answer = next_response(&mut responses, &pending, &learnt).await;
                     let answer = lock(&failure).take().map_or(answer, |status| Some(Err(rpc_error(&status))))?;
-                    let answer = answer.and_then(|appended| learnt.appended(ballot, appended));
+                    let answer = match answer {
+                        Ok(appended) => learnt.appended(ballot, appended),
+                        Err(error) => Err(error),
+                    };
                     // Whatever is not plain success ends the stream: what was sent after it is void.
                     let goes_on = matches!(answer, Ok(Ok(_)));
                     Some((answer, goes_on.then_some((responses, pending))))

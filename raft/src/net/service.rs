@@ -318,8 +318,8 @@ impl RaftService for Answers {
         &self,
         request: Request<proto::ProposeRequest>,
     ) -> Result<Response<proto::ProposeResponse>, Status> {
-        let local = self.local();
         use proto::propose_response::Outcome;
+        let local = self.local();
         admit(&local, &peer(&request)?, Claim::NONE)?;
         let proto::ProposeRequest { payload, timeout_ms } = request.into_inner();
         let outcome = match local.propose_here(payload, Duration::from_millis(timeout_ms)).await {
@@ -339,8 +339,8 @@ impl RaftService for Answers {
         &self,
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexResponse>, Status> {
-        let local = self.local();
         use proto::read_index_response::Outcome;
+        let local = self.local();
         admit(&local, &peer(&request)?, Claim::NONE)?;
         let proto::ReadIndexRequest { timeout_ms, lease } = request.into_inner();
         let mode = if lease { ReadMode::Lease } else { ReadMode::Index };
@@ -353,8 +353,8 @@ impl RaftService for Answers {
     }
 
     async fn change(&self, request: Request<proto::ChangeRequest>) -> Result<Response<proto::ChangeResponse>, Status> {
-        let local = self.local();
         use proto::change_response::Outcome;
+        let local = self.local();
         admit(&local, &peer(&request)?, Claim::NONE)?;
         let proto::ChangeRequest { timeout_ms, change } = request.into_inner();
         let patience = Duration::from_millis(timeout_ms);

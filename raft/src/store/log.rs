@@ -173,8 +173,8 @@ pub(crate) struct Closer {
 }
 
 impl LogStore {
-    /// Starts the writer over an engine whose content is already in `tail`. `guard` is dropped after the engine. Blocks for as
-    /// long as the engine takes to put in order what a crash left.
+    /// [`start_observed`](Self::start_observed) with nobody who hears.
+    #[cfg(test)]
     pub(crate) fn start(
         engine: Arc<dyn Engine>,
         tail: Tail,
@@ -183,7 +183,8 @@ impl LogStore {
         Self::start_observed(engine, tail, guard, Box::new(|_| {}))
     }
 
-    /// [`start`](Self::start) with someone who hears how long each barrier takes.
+    /// Starts the writer over an engine whose content is already in `tail`, with someone who hears how long each barrier takes.
+    /// `guard` is dropped after the engine. Blocks for as long as the engine takes to put in order what a crash left.
     pub(crate) fn start_observed(
         engine: Arc<dyn Engine>,
         tail: Tail,

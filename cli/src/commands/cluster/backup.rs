@@ -202,7 +202,7 @@ async fn stream(channel: Channel, out: &mut File) -> Result<(), Broken> {
 fn adopt(aside: &Path, file: &Path) -> Result<(), Failure> {
     fs::hard_link(aside, file).map_err(|error| local("give its name to", file, &error))?;
     fs::remove_file(aside).map_err(|error| local("remove", aside, &error))?;
-    let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| local("sync", folder, &error))
 }
 

@@ -68,24 +68,25 @@ pub(super) fn write_snapshot(cluster: &Cluster, out: &mut dyn Write) -> Result<(
         history_after: cluster.history.complete_after,
     };
     out.write_all(&berth_frame::encode_value(kind::SNAPSHOT_HEAD, VERSION, &head)?)?;
-    let mut records = v1::write_objects(cluster, out)?;
+    let mut written = v1::write_objects(cluster, out)?;
     for ((host, _), holding) in &cluster.holdings {
         let body = v1::encode_holding(*host, holding);
         out.write_all(&berth_frame::encode(kind::SNAPSHOT_HOLDING, v1::VERSION, &body)?)?;
-        records += 1;
+        written += 1;
     }
     for block in &cluster.history.blocks {
-        let Block { records: held, first, last, bytes, packed } = &**block;
-        let frozen = HistoryBlock { records: *held, first: *first, last: *last, bytes: *bytes, packed: packed.clone() };
+        let Block { records, first, last, bytes, packed } = &**block;
+        let frozen =
+            HistoryBlock { records: *records, first: *first, last: *last, bytes: *bytes, packed: packed.clone() };
         out.write_all(&berth_frame::encode_value(kind::SNAPSHOT_HISTORY_BLOCK, v1::VERSION, &frozen)?)?;
-        records += 1;
+        written += 1;
     }
     for (revision, record) in &cluster.history.open {
         let frozen = HistoryOpen { revision: *revision, record: record.to_vec() };
         out.write_all(&berth_frame::encode_value(kind::SNAPSHOT_HISTORY_OPEN, v1::VERSION, &frozen)?)?;
-        records += 1;
+        written += 1;
     }
-    out.write_all(&v1::end(records)?)?;
+    out.write_all(&v1::end(written)?)?;
     Ok(())
 }
 
