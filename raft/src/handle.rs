@@ -289,8 +289,9 @@ async fn until_led<T, E, F: Future<Output = Result<T, E>>>(
         let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
         match result {
             Err(error) if is_leaderless(&error) && !pause.is_zero() => {
-                // Whether something changed or not: look again. A watch whose sender is gone must not spin.
-                let mut metrics = local.raft.metrics();
+                // Whether something changed or not: look again. Only who leads matters: an attempt moves the other metrics
+                // itself, and would be repeated at once for ever. A watch whose sender is gone must not spin either.
+                let mut metrics = local.raft.server_metrics();
                 let changed = async {
                     if openraft::async_runtime::WatchReceiver::changed(&mut metrics).await.is_err() {
                         std::future::pending::<()>().await;
