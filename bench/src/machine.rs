@@ -106,8 +106,7 @@ impl State {
     }
 
     fn put(&mut self, key: &[u8], value: Bytes) -> u64 {
-        self.revision += 1;
-        let revision = self.revision;
+        let revision = self.revision + 1;
         // The map keeps its own copy of a key: one cut from the proposal would hold its value too.
         let (key, before) = match self.latest.get_key_value(key) {
             Some((key, &before)) => (key.clone(), self.at(key, before)),
@@ -116,6 +115,7 @@ impl State {
         let (created, writes, previous) =
             before.map_or((revision, 1, 0), |before| (before.created, before.writes + 1, before.revision));
         self.latest.insert(key.clone(), revision);
+        self.revision = revision;
         self.push(Version { key, value, revision, created, writes, previous });
         revision
     }

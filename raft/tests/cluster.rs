@@ -262,6 +262,10 @@ async fn a_snapshot_that_is_interrupted_goes_on_where_it_broke_and_disturbs_no_e
         leader.propose(expected.last().unwrap()).await.unwrap();
     }
     eventually("purging", || leader.handle.status().purged.is_some_and(|purged| purged > 50)).await;
+    // A newer snapshot that is made meanwhile would be sent from its beginning.
+    let is_last =
+        |status: berth_raft::Status| status.snapshot.zip(status.last_log).is_some_and(|(at, end)| end - at < 5);
+    eventually("the last snapshot", || is_last(leader.handle.status())).await;
     let term = leader.handle.status().term;
     let back = cluster.start(id).await;
     let received = || back.handle.status().receiving.map(|progress| progress.bytes).unwrap_or_default();
@@ -269,7 +273,7 @@ async fn a_snapshot_that_is_interrupted_goes_on_where_it_broke_and_disturbs_no_e
     let told = leader.handle.status().members.iter().find(|one| one.member.id == id).unwrap().receiving;
     cluster.cut(id, true);
     eventually("the break", || back.handle.status().receiving.is_none()).await;
-    assert!(told.is_none_or(|progress| progress.of > 40_000_000), "{told:?}");
+    assert!(told.is_none_or(|progress| progress.of > 30_000_000), "{told:?}");
     cluster.cut(id, false);
     // Nothing that was there is sent again: the first that is seen of it is more than there was.
     eventually("the rest", || received() > 0 || back.machine.seen().len() == expected.len()).await;
