@@ -18,6 +18,8 @@
 //! refused is never made; and one of which neither can be said is reported as unknown.
 
 mod apply;
+#[cfg(test)]
+mod breakable;
 mod error;
 mod handle;
 mod local;

@@ -48,28 +48,28 @@ impl VmService for Scripted {
     }
 
     async fn create_vm(&self, _: Request<v1::CreateVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("this server is only asked to start VMs"))
     }
     async fn get_vm(&self, _: Request<v1::GetVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("this server is only asked to start VMs"))
     }
     async fn list_vms(&self, _: Request<v1::ListVmsRequest>) -> Result<Response<v1::ListVmsResponse>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("this server is only asked to start VMs"))
     }
     async fn watch_vms(&self, _: Request<v1::WatchVmsRequest>) -> Result<Response<Events>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("this server is only asked to start VMs"))
     }
     async fn stop_vm(&self, _: Request<v1::StopVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("this server is only asked to start VMs"))
     }
     async fn restart_vm(&self, _: Request<v1::RestartVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("this server is only asked to start VMs"))
     }
     async fn update_labels(&self, _: Request<v1::UpdateLabelsRequest>) -> Result<Response<v1::VmAnswer>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("this server is only asked to start VMs"))
     }
     async fn delete_vm(&self, _: Request<v1::DeleteVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("this server is only asked to start VMs"))
     }
 }
 

@@ -1,89 +1,19 @@
 //! A member whose disk fails.
 
-use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 
 use super::*;
+use crate::breakable::{Alone, Breakable, Journal};
 use crate::error::{ProposeError, ReadError};
 use crate::handle::ReadMode;
-use crate::machine::{BoxError, Entry};
-use crate::options::{Io, Links, Member};
+use crate::options::Member;
 use crate::status::State;
-use crate::store::engine::{Batch, Visit};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Nobody else is there.
-struct Alone;
-
-impl Links for Alone {
-    fn connect(&self, _: &Member) -> BoxFuture<'static, io::Result<Box<dyn Io>>> {
-        Box::pin(async { Err(io::ErrorKind::ConnectionRefused.into()) })
-    }
-}
-
-#[derive(Clone, Default)]
-struct Journal(Arc<Mutex<Vec<Bytes>>>);
-
-impl StateMachine for Journal {
-    type Snapshot = ();
-
-    fn apply(&mut self, entries: &[Entry]) -> Vec<Bytes> {
-        let mut seen = self.0.lock().unwrap();
-        seen.extend(entries.iter().map(|entry| entry.payload.clone()));
-        vec![Bytes::new(); entries.len()]
-    }
-
-    fn snapshot(&self) {}
-
-    fn write((): &(), _: &mut dyn io::Write) -> Result<(), BoxError> {
-        Err("not asked for here".into())
-    }
-
-    fn restore(&mut self, _: &mut dyn io::Read) -> Result<(), BoxError> {
-        Err("not asked for here".into())
-    }
-}
-
-/// A disk that can be broken.
-struct Breakable {
-    engine: Arc<dyn Engine>,
-    is_broken: Arc<AtomicBool>,
-}
-
-impl Engine for Breakable {
-    fn begin(&self) -> io::Result<()> {
-        self.engine.begin()
-    }
-
-    fn write(&self, batch: Batch) -> io::Result<()> {
-        self.engine.write(batch)
-    }
-
-    fn barrier(&self) -> io::Result<()> {
-        if self.is_broken.load(Ordering::Relaxed) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the device"));
-        }
-        self.engine.barrier()
-    }
-
-    fn read(&self, start: u64, end: u64, visit: &mut Visit<'_>) -> io::Result<()> {
-        self.engine.read(start, end, visit)
-    }
-
-    fn size(&self) -> u64 {
-        self.engine.size()
-    }
-
-    fn seal(&self) -> io::Result<()> {
-        self.engine.seal()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fails_stops_the_member_with_the_reason_and_it_can_be_opened_again() {
