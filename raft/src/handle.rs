@@ -1,7 +1,7 @@
 //! What the rest of a program does with the log: propose, read, watch, change the members, hand over, stop.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use openraft::Instant as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::error::{MembershipError, ProposeError, ReadError, TransferError};
+use crate::error::{MembershipError, ProposeError, ReadError, RefusalKind, TransferError};
 use crate::local::{Leader, Local};
 use crate::membership::Change;
 use crate::meters;
@@ -151,15 +151,41 @@ impl Handle {
         self.change(Change::Update(member), timeout).await
     }
 
+    /// Asks whoever leads until it is clear what became of the change: asking for the same twice is harmless, so an answer
+    /// that got lost with a leader is asked for again.
     async fn change(&self, change: Change, timeout: Duration) -> Result<Member, MembershipError> {
         let local = &self.slot.local();
-        let attempt = async |leader: Leader, patience| match leader {
-            Leader::Here => local.change_here(&change, patience).await,
-            Leader::There(member) => local.forward_change(&member, &change, patience).await,
-            Leader::Nowhere => Err(MembershipError::NoLeader),
+        let going = match change {
+            Change::Remove { id, .. } => {
+                let metrics = local.metrics();
+                metrics.membership_config.membership().get_node(&id).map(|address| address.member(id))
+            }
+            _ => None,
+        };
+        let begun = OnceLock::new();
+        let attempt = async |leader: Leader, patience| {
+            let result = match leader {
+                Leader::Here => local.change_here(&change, patience).await,
+                Leader::There(member) => local.forward_change(&member, &change, patience).await,
+                Leader::Nowhere => Err(MembershipError::NoLeader),
+            };
+            if let Err(MembershipError::Unknown { reason }) = &result {
+                begun.get_or_init(|| reason.clone());
+            }
+            result
+        };
+        let is_open = |error: &MembershipError| {
+            matches!(error, MembershipError::NoLeader | MembershipError::Unknown { .. })
         };
         let stopped = |reason| MembershipError::Stopped { reason };
-        until_led(local, timeout, attempt, |error| *error == MembershipError::NoLeader, stopped).await
+        let result = until_led(local, timeout, attempt, is_open, stopped).await;
+        let Some(reason) = begun.into_inner() else { return result };
+        match (result, going) {
+            (Err(MembershipError::Refused(refusal)), Some(gone)) if refusal.kind == RefusalKind::UnknownMember => Ok(gone),
+            (Err(MembershipError::Refused(refusal)), _) if refusal.kind != RefusalKind::UnderWay => Err(refusal.into()),
+            (Err(_), _) => Err(MembershipError::Unknown { reason }),
+            (done, _) => done,
+        }
     }
 
     /// Who leads, now and at each change.

@@ -489,7 +489,7 @@ impl Local {
                 ChangeMembershipError::InProgress(error) => refused(RefusalKind::UnderWay, error.to_string()),
                 error => refused(RefusalKind::Invalid, error.to_string()),
             },
-            // The first half may be in the log already.
+            // The first half may be in the log already, also when it is the second that no longer finds a leader.
             Err(RaftError::APIError(error)) => Err(MembershipError::Unknown { reason: error.to_string() }),
             Err(RaftError::Fatal(fatal)) => Err(MembershipError::Unknown { reason: fatal.to_string() }),
         }
