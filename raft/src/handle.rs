@@ -174,14 +174,15 @@ impl Handle {
             }
             result
         };
-        let is_open = |error: &MembershipError| {
-            matches!(error, MembershipError::NoLeader | MembershipError::Unknown { .. })
-        };
+        let is_open =
+            |error: &MembershipError| matches!(error, MembershipError::NoLeader | MembershipError::Unknown { .. });
         let stopped = |reason| MembershipError::Stopped { reason };
         let result = until_led(local, timeout, attempt, is_open, stopped).await;
         let Some(reason) = begun.into_inner() else { return result };
         match (result, going) {
-            (Err(MembershipError::Refused(refusal)), Some(gone)) if refusal.kind == RefusalKind::UnknownMember => Ok(gone),
+            (Err(MembershipError::Refused(refusal)), Some(gone)) if refusal.kind == RefusalKind::UnknownMember => {
+                Ok(gone)
+            }
             (Err(MembershipError::Refused(refusal)), _) if refusal.kind != RefusalKind::UnderWay => Err(refusal.into()),
             (Err(_), _) => Err(MembershipError::Unknown { reason }),
             (done, _) => done,

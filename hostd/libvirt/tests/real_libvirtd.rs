@@ -6,7 +6,7 @@
 mod host;
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use berth_host::backend::BackendError;
 use berth_libvirt::{Event, Lifecycle, Watch};
@@ -67,6 +67,13 @@ fn when_libvirtd_is_killed_vms_run_on_and_are_found_again_when_it_is_back() {
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
     libvirtd.restart();
     wait_for(Event::Connected);
-    let seen = vm.backend.scan().unwrap();
-    assert!(matches!(seen[0].state, DomainState::Stopped(StopReason::Crashed | StopReason::Unknown)), "{seen:?}");
+    // It answers before it has looked for the QEMUs that it knows of; nothing but asking tells when it has.
+    let deadline = Instant::now() + PATIENCE;
+    let is_found_dead = || {
+        let seen = vm.backend.scan().unwrap();
+        matches!(seen[0].state, DomainState::Stopped(StopReason::Crashed | StopReason::Unknown))
+    };
+    while !is_found_dead() {
+        assert!(Instant::now() < deadline, "still {:?}", vm.backend.scan());
+    }
 }
