@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_model::{Actor, ActorRole, ClusterId, Revision};
 use berth_planner::{Budget, Turn};
-use berth_state::{Batch, Body, Cluster, Command};
+use berth_state::{Batch, Body, Cluster, Command, PlanningBasis};
 
 use crate::handle::Control;
 use crate::liveness::Table;
@@ -74,7 +74,7 @@ async fn reign(control: &Control, cluster: ClusterId) {
             }
             bodies.extend(table.transitions(&view, control.environment.uptime()));
         }
-        bodies.extend(planning.plan(&view));
+        bodies.extend(planning.plan(&view, ticked));
         while !bodies.is_empty() {
             let rest = bodies.split_off(bodies.len().min(COMMANDS_AT_ONCE));
             if !propose(control, std::mem::replace(&mut bodies, rest)).await {
@@ -87,13 +87,23 @@ async fn reign(control: &Control, cluster: ClusterId) {
     }
 }
 
-/// Which of the VMs that wait are planned for next. A round looks at each once; rounds begin when the state moved.
+/// Which of the VMs that wait are planned for next. A round looks at each once.
+///
+/// Rounds begin at once when there are other hosts, bookings or waiting VMs, and at the next tick when anything else in the
+/// state moved: most changes concern no placement, and thousands of VMs may wait.
 #[derive(Debug, Default)]
 struct Planning {
-    /// The revision at which the last whole round began.
-    seen: Option<Revision>,
-    /// The revision at which the present round began, and where it goes on.
-    midway: Option<(Revision, Turn)>,
+    /// Where the last whole round began.
+    seen: Option<Beginning>,
+    /// Where the present round began, and where it goes on.
+    midway: Option<(Beginning, Turn)>,
+}
+
+/// The state with which a round begins.
+#[derive(Debug, Clone)]
+struct Beginning {
+    revision: Revision,
+    basis: PlanningBasis,
 }
 
 impl Planning {
@@ -101,15 +111,21 @@ impl Planning {
         self.midway.is_some()
     }
 
-    fn plan(&mut self, view: &Cluster) -> Vec<Body> {
-        if self.midway.is_none() && self.seen == Some(view.revision) {
+    fn plan(&mut self, view: &Cluster, ticked: bool) -> Vec<Body> {
+        let is_planned_for = |seen: &Beginning| {
+            seen.revision == view.revision || (!ticked && seen.basis.is_that_of(view))
+        };
+        if self.midway.is_none() && self.seen.as_ref().is_some_and(is_planned_for) {
             return Vec::new();
         }
-        let (began, after) = self.midway.map_or((view.revision, None), |(began, turn)| (began, Some(turn)));
+        let (began, after) = self.midway.take().map_or_else(
+            || (Beginning { revision: view.revision, basis: view.planning_basis() }, None),
+            |(began, turn)| (began, Some(turn)),
+        );
         let plan = berth_planner::plan(view, after, Budget::default());
-        self.midway = plan.next.map(|turn| (began, turn));
-        if self.midway.is_none() {
-            self.seen = Some(began);
+        match plan.next {
+            Some(turn) => self.midway = Some((began, turn)),
+            None => self.seen = Some(began),
         }
         plan.commands
     }

@@ -67,6 +67,23 @@ pub struct Cluster {
     pub(crate) waiting: OrdMap<VmUid, ()>,
 }
 
+/// Which hosts, bookings and waiting VMs there were. Cheap to take and to compare: by identity, not by content.
+#[derive(Clone, Debug)]
+pub struct PlanningBasis {
+    hosts: OrdMap<HostUid, Arc<Host>>,
+    bookings: OrdMap<HostUid, Arc<HostBookings>>,
+    waiting: OrdMap<VmUid, ()>,
+}
+
+impl PlanningBasis {
+    /// Whether these are untouched in `cluster`. What a waiting VM asks for may still have changed.
+    pub fn is_that_of(&self, cluster: &Cluster) -> bool {
+        self.hosts.ptr_eq(&cluster.hosts)
+            && self.bookings.ptr_eq(&cluster.bookings)
+            && self.waiting.ptr_eq(&cluster.waiting)
+    }
+}
+
 impl Cluster {
     /// The newest rules that this program knows.
     pub const NEWEST_VERSION: u32 = 1;
@@ -157,6 +174,12 @@ impl Cluster {
         self.waiting.keys().filter_map(|uid| self.vms.get(uid))
     }
 
+    /// What placement looks at in this state, to be recognised in a later one.
+    pub fn planning_basis(&self) -> PlanningBasis {
+        let Self { hosts, bookings, waiting, .. } = self;
+        PlanningBasis { hosts: hosts.clone(), bookings: bookings.clone(), waiting: waiting.clone() }
+    }
+
     fn draw(&mut self) -> Revision {
         self.revision = self.revision.next();
         self.revision
@@ -242,10 +265,12 @@ impl Cluster {
         match (before, after) {
             (_, Some(vm)) => {
                 self.vm_names.insert((vm.meta.project.clone(), vm.meta.name.clone()), vm.uid());
-                if vm.assignment.is_none() && !vm.meta.is_deleting() {
-                    self.waiting.insert(vm.uid(), ());
-                } else {
-                    self.waiting.remove(&vm.uid());
+                // Touched only when it becomes another set: whoever plans compares it by identity.
+                let waits = vm.assignment.is_none() && !vm.meta.is_deleting();
+                match (waits, self.waiting.contains_key(&vm.uid())) {
+                    (true, false) => drop(self.waiting.insert(vm.uid(), ())),
+                    (false, true) => drop(self.waiting.remove(&vm.uid())),
+                    _ => {}
                 }
             }
             (Some(vm), None) => {

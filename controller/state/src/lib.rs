@@ -21,7 +21,7 @@ pub mod restore;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use cluster::{Cluster, ClusterInfo};
+pub use cluster::{Cluster, ClusterInfo, PlanningBasis};
 pub use command::{Batch, Body, Command, Expect, HostFacts};
 pub use digest::{Checkpoint, Digest};
 pub use ledger::{HostBookings, Shortage};
