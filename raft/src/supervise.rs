@@ -27,7 +27,7 @@ use crate::store::engine::Engine;
 use crate::store::log::blocking;
 
 /// The first wait before the disk is looked at again, and the longest.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// Written, and brought to the disk, to see whether that works.
 const PROBE_BYTES: usize = 1024 * 1024;

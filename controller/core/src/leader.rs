@@ -112,9 +112,8 @@ impl Planning {
     }
 
     fn plan(&mut self, view: &Cluster, ticked: bool) -> Vec<Body> {
-        let is_planned_for = |seen: &Beginning| {
-            seen.revision == view.revision || (!ticked && seen.basis.is_that_of(view))
-        };
+        let is_planned_for =
+            |seen: &Beginning| seen.revision == view.revision || (!ticked && seen.basis.is_that_of(view));
         if self.midway.is_none() && self.seen.as_ref().is_some_and(is_planned_for) {
             return Vec::new();
         }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_integration::faults::{self, Cluster, Plan};
+use berth_integration::faults::{self, Cluster, Kind, Plan};
 use clap::Parser;
 
 /// Breaks a cluster of three controllers at random under load, and checks what its clients saw for linearizability
@@ -19,14 +19,20 @@ struct Args {
     /// How many operations are to be completed at least; faults go on for up to twice the time until they are
     #[arg(long, default_value_t = 20_000)]
     operations: usize,
+    /// Only these faults, as in full-disk,slow-disk [default: all]
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Kind>,
 }
 
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "this is what it is for")]
 async fn main() -> ExitCode {
-    let Args { minutes, seed, operations } = Args::parse();
+    let Args { minutes, seed, operations, only } = Args::parse();
     let seed = seed.unwrap_or_else(faults::fresh_seed);
-    let plan = Plan { operations, ..Plan::new(seed, Duration::from_secs(minutes * 60)) };
+    let mut plan = Plan { operations, ..Plan::new(seed, Duration::from_secs(minutes * 60)) };
+    if !only.is_empty() {
+        plan.kinds = only;
+    }
     println!("seed {seed}; again: faults --minutes {minutes} --seed {seed}");
     let cluster = Arc::new(Cluster::up().await);
     let report = faults::run(&cluster, &plan).await;

@@ -56,13 +56,6 @@ pub struct Report {
     counts: BTreeMap<&'static str, usize>,
 }
 
-/// Whether a member that had to be started again counts against the cluster: a member's log does not open itself again
-/// yet after its disk was full.
-const MEMBERS_COME_BACK_BY_THEMSELVES: bool = false;
-
-/// Whether controllers have the switch that slows their disks down.
-const DISKS_CAN_BE_SLOWED: bool = false;
-
 /// At least so many reads of a hundred operations are to be answered by members that do not lead.
 const FOLLOWER_READS_PERCENT: usize = 30;
 
@@ -71,9 +64,7 @@ impl Report {
     pub fn failures(&self, plan: &Plan) -> Vec<String> {
         let mut failures = self.not_linearizable.clone();
         failures.extend(self.wrong.iter().cloned());
-        if MEMBERS_COME_BACK_BY_THEMSELVES {
-            failures.extend(self.helped.iter().cloned());
-        }
+        failures.extend(self.helped.iter().cloned());
         failures.extend(self.unprovoked.iter().map(|change| format!("unprovoked change of leader: {change}")));
         if self.completed < plan.operations {
             failures.push(format!("{} operations were completed, {} are wanted", self.completed, plan.operations));
@@ -83,8 +74,7 @@ impl Report {
             failures.push(format!("{reads} of {all} operations are reads on members that did not lead"));
         }
         for (kind, fired) in &self.fired {
-            let is_to_come = *kind == Kind::SlowDisk && !DISKS_CAN_BE_SLOWED;
-            if !is_to_come && (fired.times == 0 || fired.operations == 0) {
+            if fired.times == 0 || fired.operations == 0 {
                 failures.push(format!("{kind}: fired {} times, {} operations inside", fired.times, fired.operations));
             }
         }

@@ -5,6 +5,7 @@
 //! counts against it.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,21 @@ impl Kind {
         Self::ClockStep,
         Self::RollingRestart,
     ];
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    /// From the name that is shown, with hyphens for blanks if one likes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wanted = text.replace('-', " ");
+        let names = Self::ALL.map(|kind| (kind, kind.to_string().replace('-', " ")));
+        let found = names.iter().find(|(_, name)| *name == wanted);
+        found.map(|(kind, _)| *kind).ok_or_else(|| {
+            let known = names.map(|(_, name)| name.replace(' ', "-"));
+            format!("there is no such fault; there are {}", known.join(", "))
+        })
+    }
 }
 
 impl fmt::Display for Kind {
