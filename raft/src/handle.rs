@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -307,10 +308,13 @@ async fn until_led<T, E, F: Future<Output = Result<T, E>>>(
     stopped: impl Fn(String) -> E,
 ) -> Result<T, E> {
     let deadline = Instant::now() + patience;
+    let mut metrics = local.raft.server_metrics();
     loop {
         if let Some(reason) = local.stopped() {
             return Err(stopped(reason));
         }
+        // What changes from here on is a change; to a receiver that was just made, everything that ever happened is one.
+        drop(metrics.borrow_and_update());
         let remaining = deadline.saturating_duration_since(Instant::now());
         let result = attempt(local.leader(), remaining).await;
         let pause = LOOK_AGAIN.min(deadline.saturating_duration_since(Instant::now()));
@@ -318,9 +322,8 @@ async fn until_led<T, E, F: Future<Output = Result<T, E>>>(
             Err(error) if is_leaderless(&error) && !pause.is_zero() => {
                 // Whether something changed or not: look again. Only who leads matters: an attempt moves the other metrics
                 // itself, and would be repeated at once for ever. A watch whose sender is gone must not spin either.
-                let mut metrics = local.raft.server_metrics();
                 let changed = async {
-                    if openraft::async_runtime::WatchReceiver::changed(&mut metrics).await.is_err() {
+                    if metrics.changed().await.is_err() {
                         std::future::pending::<()>().await;
                     }
                 };
@@ -334,3 +337,6 @@ async fn until_led<T, E, F: Future<Output = Result<T, E>>>(
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
