@@ -120,6 +120,10 @@ impl Consensus for Log {
         self.halt.reason()
     }
 
+    fn controllers(&self) -> Vec<String> {
+        self.handle.status().members.into_iter().map(|member| member.member.api_addr).collect()
+    }
+
     fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
     }

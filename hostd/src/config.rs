@@ -48,7 +48,8 @@ pub struct Config {
     /// `address:port` that controllers are told. Default: what is bound.
     #[serde(default)]
     pub address: Option<String>,
-    /// `address:port` of each controller's API.
+    /// `address:port` of each controller's API. One that lives is enough for the first session: leaders tell hosts where
+    /// the controllers are, and a host remembers it in its data folder.
     pub controllers: Vec<String>,
     /// Image files, filled by the operator, each named by its SHA-256 in hexadecimal digits. Default
     /// `/var/lib/berth/images`.

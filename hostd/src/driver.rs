@@ -23,6 +23,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::known_controllers::KnownControllers;
 use crate::ledger_store::LedgerStore;
 use crate::link;
 
@@ -47,6 +48,8 @@ pub struct Parts<B> {
     pub agent: Agent,
     /// Where its ledger is kept.
     pub store: LedgerStore,
+    /// Where it is written down who the controllers are.
+    pub known: KnownControllers,
     /// Where steps go.
     pub backend: Arc<B>,
     /// By which controllers are dialled.
@@ -91,6 +94,7 @@ pub struct Driver<B> {
     inputs: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
     writes: mpsc::Sender<(u64, Vec<Record>)>,
+    known: watch::Sender<Vec<String>>,
     events: Arc<Notify>,
     placements: watch::Sender<Arc<Placements>>,
     connections: HashMap<ConnectionId, Connection>,
@@ -109,7 +113,7 @@ struct Connection {
 impl<B: Backend> Driver<B> {
     /// A driver and its handle. Must be called within a tokio runtime.
     pub fn new(parts: Parts<B>) -> (Self, Handle) {
-        let Parts { agent, store, backend, credentials, entropy } = parts;
+        let Parts { agent, store, known, backend, credentials, entropy } = parts;
         let (sender, inputs) = mpsc::channel(WAITING_INPUTS);
         let (placements, seen) = watch::channel(Arc::new(placements_of(&agent)));
         let events = Arc::new(Notify::new());
@@ -121,6 +125,7 @@ impl<B: Backend> Driver<B> {
             entropy: Entropy(entropy),
             inputs,
             writes: begin_writing(store, sender.clone()),
+            known: known.follow(),
             sender,
             events,
             placements,
@@ -198,6 +203,10 @@ impl<B: Backend> Driver<B> {
             Output::Look { vm } => {
                 let backend = Arc::clone(&self.backend);
                 self.spawn(Input::Looked(vm, Err(panicked())), move || Input::Looked(vm, backend.leftovers(vm)));
+            }
+            Output::Remember { controllers } => {
+                tracing::info!(?controllers, "the controllers are these from now on");
+                self.known.send_replace(controllers);
             }
             Output::WakeAt(moment) => {
                 let pause = moment.since(now().boot);

@@ -2,7 +2,7 @@
 //!
 //! The decisions are in `berth-host`; this crate moves bytes, keeps the ledger on disk before anything is done by it, and
 //! carries out steps. The parts: [`config`] → [`service`] → one [`driver`] task that owns the agent, a connection to a
-//! controller, the [`ledger_store`], the composite [`backend`], and the [`console`] port.
+//! controller, the [`ledger_store`], the [`known_controllers`], the composite [`backend`], and the [`console`] port.
 
 pub mod backend;
 pub mod config;
@@ -10,6 +10,7 @@ pub mod console;
 pub mod driver;
 pub mod facts;
 mod images;
+pub mod known_controllers;
 pub mod ledger_store;
 mod link;
 pub mod service;

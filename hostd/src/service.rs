@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::{Folders, HostBackend};
 use crate::config::Config;
 use crate::driver::{Driver, Handle, Parts, now};
+use crate::known_controllers::KnownControllers;
 use crate::ledger_store::{LedgerStore, StoreError};
 use crate::{console, facts, images};
 
@@ -112,8 +113,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartErr
     };
     tracing::info!(host = %config.name, host.id = %ledger.host(), vms = ledger.entries().len(), "the host daemon begins");
     let entropy = random();
-    let agent = Agent::new(me, ledger, session::Options::new(config.controllers.clone()), now(), entropy);
-    let parts = Parts { agent, store, backend: Arc::clone(&backend), credentials: credentials.clone(), entropy };
+    let known = KnownControllers::in_folder(&config.data_dir);
+    let learned = known.load();
+    let patience = session::Options { learned, ..session::Options::new(config.controllers.clone()) };
+    let agent = Agent::new(me, ledger, patience, now(), entropy);
+    let parts = Parts { agent, store, known, backend: Arc::clone(&backend), credentials: credentials.clone(), entropy };
     let (driver, handle) = Driver::new(parts);
 
     let watch = watch_libvirt(&uri, &backend, &handle);

@@ -122,6 +122,7 @@ impl Control {
         self.heard.note(session.host(), self.environment.uptime());
         send(outbound, welcome).await;
         self.send_desired(&mut session, outbound).await;
+        self.send_controllers(&mut session, outbound).await;
         let ended = tokio::select! {
             ended = self.converse(&mut session, inbound, outbound, &bell, &mut leadership, &lead) => ended,
             () = superseded.notified() => {
@@ -186,6 +187,8 @@ impl Control {
                         Some(ToController::Heartbeat { number }) => {
                             self.heard.note(session.host(), self.environment.uptime());
                             send(outbound, session.heartbeat(number)).await;
+                            // Members come and go so seldom that a look at each heartbeat is soon enough.
+                            self.send_controllers(session, outbound).await;
                         }
                         Some(ToController::Report(report)) => {
                             self.heard.note(session.host(), self.environment.uptime());
@@ -221,6 +224,12 @@ impl Control {
             tracing::error!(vm.id = %vm, "the VM's user data cannot be opened, so its host is not told of it: {why}");
         }
         if let Some(message) = session.desired(view.revision, wanted) {
+            send(outbound, message).await;
+        }
+    }
+
+    async fn send_controllers(&self, session: &mut HostSession, outbound: &mpsc::Sender<ToHost>) {
+        if let Some(message) = session.controllers(self.consensus.controllers()) {
             send(outbound, message).await;
         }
     }

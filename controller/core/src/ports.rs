@@ -68,6 +68,11 @@ pub trait Consensus: Send + Sync + 'static {
         self.read_barrier().await
     }
 
+    /// Where the APIs of all members answer, `address:port`, by the membership that this member knows.
+    fn controllers(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Who leads.
     fn leadership(&self) -> watch::Receiver<Leadership>;
 }

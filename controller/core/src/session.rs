@@ -109,6 +109,7 @@ impl Refused {
 pub struct HostSession {
     facts: HostFacts,
     sent: Option<(Revision, BTreeMap<VmUid, DesiredEntry>)>,
+    controllers: Vec<String>,
     last_report: u64,
 }
 
@@ -148,7 +149,7 @@ impl HostSession {
             heartbeat_every: HEARTBEAT_EVERY,
             overrides,
         });
-        Ok((Self { facts, sent: None, last_report: 0 }, welcome))
+        Ok((Self { facts, sent: None, controllers: Vec::new(), last_report: 0 }, welcome))
     }
 
     /// Refuses a host that claims the identity or bears the name of another one: a host's certificate gives it its own
@@ -193,6 +194,16 @@ impl HostSession {
         *sent_at = revision;
         *sent = wanted;
         (!entries.is_empty() || !forgotten.is_empty()).then_some(ToHost::DesiredDelta { revision, entries, forgotten })
+    }
+
+    /// Where the controllers are now: what to say of it, if the host was told otherwise or nothing yet.
+    pub fn controllers(&mut self, mut addresses: Vec<String>) -> Option<ToHost> {
+        addresses.sort_unstable();
+        if addresses.is_empty() || addresses == self.controllers {
+            return None;
+        }
+        self.controllers.clone_from(&addresses);
+        Some(ToHost::Controllers { addresses })
     }
 
     /// A report arrived: what to propose for it. None for one out of turn: a stream neither repeats nor reorders, so

@@ -40,6 +40,7 @@ struct Held {
     proposals: Vec<Batch>,
     barriers: usize,
     led: usize,
+    controllers: Vec<String>,
 }
 
 /// One member's log, and the cluster behind it.
@@ -99,6 +100,10 @@ impl Consensus for Log {
         held.barriers += 1;
         held.catch_up();
         Ok(())
+    }
+
+    fn controllers(&self) -> Vec<String> {
+        self.held.lock().unwrap().controllers.clone()
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {
@@ -176,6 +181,7 @@ impl Member {
             proposals: Vec::new(),
             barriers: 0,
             led: 0,
+            controllers: Vec::new(),
         };
         let log = Arc::new(Log { held: Mutex::new(held), leadership: watch::Sender::new(led_by_us(1)) });
         let clock = Arc::new(Clock { start: Instant::now(), set_by: AtomicI64::new(0), drawn: AtomicU64::new(0) });
@@ -190,6 +196,11 @@ impl Member {
 
     pub(crate) fn lead(&self, leadership: Leadership) {
         self.log.leadership.send_replace(leadership);
+    }
+
+    /// Where the members' APIs answer from now on.
+    pub(crate) fn seat(&self, controllers: &[&str]) {
+        self.log.held.lock().unwrap().controllers = controllers.iter().map(|one| (*one).to_owned()).collect();
     }
 
     /// From now on this member applies only what a read barrier makes it apply.

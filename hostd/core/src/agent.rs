@@ -257,6 +257,7 @@ impl Agent {
                     }
                 }
             }
+            Heard::Controllers(addresses) => outputs.push(Output::Remember { controllers: addresses }),
             Heard::Alive => {}
         }
     }

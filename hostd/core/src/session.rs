@@ -1,6 +1,7 @@
 //! The host's end of its session with the leader, free of I/O.
 //!
-//! The host dials every controller in turn until one says that it leads; followers say where the leader is. A session
+//! The host dials every controller in turn until one says that it leads; followers say where the leader is. It knows the
+//! controllers that it was told of last, which are tried first, and those of its configuration. A session
 //! stands from the leader's `Welcome` until the stream ends, a word comes out of turn, or heartbeats stay unanswered:
 //! a stream that is open but silent is no session. Permission to start counts from when the answered heartbeat was
 //! *sent*, so that no delay on the way can lengthen it (law 4).
@@ -22,8 +23,10 @@ use crate::plan::Permission;
 /// How patient a session is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// `address:port` of each controller.
+    /// `address:port` of each controller of the configuration.
     pub controllers: Vec<String>,
+    /// `address:port` of each controller that a leader told of last; none if none ever did.
+    pub learned: Vec<String>,
     /// How long a connection may take to stand, TLS included.
     pub dial_within: Millis,
     /// How long a controller may take to answer the first word: a leader that is just being elected needs a while.
@@ -43,6 +46,7 @@ impl Options {
     pub fn new(controllers: Vec<String>) -> Self {
         Self {
             controllers,
+            learned: Vec::new(),
             dial_within: Millis::seconds(3),
             greet_within: Millis::seconds(5),
             first_pause: Millis(200),
@@ -53,9 +57,30 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Those that are tried first, in turn: what a leader told is newer than what was configured.
+    fn first(&self) -> &[String] {
+        if self.learned.is_empty() { &self.controllers } else { &self.learned }
+    }
+
+    /// Those that are tried when none of the first has helped: all that were told of may have gone meanwhile.
+    fn rest(&self) -> impl Iterator<Item = &String> {
+        let first = self.first();
+        self.controllers.iter().filter(|address| !first.contains(address))
+    }
+
+    fn count(&self) -> usize {
+        self.first().len() + self.rest().count()
+    }
+}
+
 /// Redirects followed without a pause: enough to find a leader, few enough that two members pointing at each other
 /// cannot make a host spin.
 const MOST_REDIRECTS: u32 = 3;
+/// The longest `address:port`: a DNS name has at most 253 characters.
+const LONGEST_ADDRESS: usize = 260;
+/// Controllers that a host remembers, at most: several times as many as a cluster has.
+const MOST_CONTROLLERS: usize = 32;
 /// Heartbeats whose sending time is remembered; unanswered ones beyond that have ended the session long before.
 const REMEMBERED_HEARTBEATS: usize = 16;
 
@@ -108,6 +133,8 @@ pub enum Heard {
     },
     /// A report is committed.
     ReportAck(u64),
+    /// The controllers are others than before; these will be tried from now on.
+    Controllers(Vec<String>),
     /// A heartbeat was answered: permission may have changed.
     Alive,
 }
@@ -139,7 +166,7 @@ pub struct Session {
     options: Options,
     state: State,
     last_connection: u64,
-    /// The controller to try next.
+    /// The controller to begin the next attempt with, of those that are tried first.
     next: usize,
     /// How many controllers were tried since the last pause.
     tried: usize,
@@ -153,7 +180,7 @@ impl Session {
     /// A session that will be sought at once. `entropy` decides which controller is tried first, so that the hosts of
     /// a cluster do not all knock at the same door.
     pub fn new(options: Options, entropy: u64) -> Self {
-        let count = options.controllers.len().max(1) as u64;
+        let count = options.first().len().max(1) as u64;
         let next = usize::try_from(entropy % count).unwrap_or(0);
         Self {
             options,
@@ -313,6 +340,7 @@ impl Session {
                 Some(Heard::Alive)
             }
             (State::Open { .. }, ToHost::ReportAck { number }) => Some(Heard::ReportAck(number)),
+            (State::Open { .. }, ToHost::Controllers { addresses }) => self.learn(addresses),
             (
                 State::Resting { .. } | State::Dialing { .. } | State::Greeting { .. } | State::Open { .. },
                 ToHost::Welcome(_)
@@ -320,6 +348,7 @@ impl Session {
                 | ToHost::DesiredDelta { .. }
                 | ToHost::HeartbeatAck { .. }
                 | ToHost::ReportAck { .. }
+                | ToHost::Controllers { .. }
                 | ToHost::Redirect { .. }
                 | ToHost::Refuse { .. },
             ) => {
@@ -336,7 +365,10 @@ impl Session {
         }
         effects.push(Effect::Lost { why });
         self.redirects = 0;
-        self.tried = 0;
+        // The others have their turn after the pause: who refuses may be the one that is no controller any more.
+        if self.tried >= self.options.count() {
+            self.tried = 0;
+        }
         self.state = State::Resting { until: now.plus(jittered(self.options.refused_pause, entropy)) };
     }
 
@@ -354,6 +386,18 @@ impl Session {
             effects.push(Effect::Close { connection });
         }
         self.state = State::Resting { until: BootTime::default() };
+    }
+
+    /// Takes in where the controllers are. What is no address is passed over; a list without any changes nothing.
+    fn learn(&mut self, mut addresses: Vec<String>) -> Option<Heard> {
+        addresses.retain(|address| is_address(address));
+        addresses.truncate(MOST_CONTROLLERS);
+        if addresses.is_empty() || addresses == self.options.learned {
+            return None;
+        }
+        self.options.learned.clone_from(&addresses);
+        self.next %= addresses.len();
+        Some(Heard::Controllers(addresses))
     }
 
     fn connection(&self) -> Option<ConnectionId> {
@@ -393,7 +437,7 @@ impl Session {
 
     /// Tries the next controller, or rests once all were tried.
     fn rest_or_dial(&mut self, now: BootTime, entropy: u64, effects: &mut Vec<Effect>) {
-        if self.tried < self.options.controllers.len() && !self.closed {
+        if self.tried < self.options.count() && !self.closed {
             self.dial_next(now, entropy, effects);
             return;
         }
@@ -405,12 +449,17 @@ impl Session {
     }
 
     fn dial_next(&mut self, now: BootTime, entropy: u64, effects: &mut Vec<Effect>) {
-        let Some(address) = self.options.controllers.get(self.next % self.options.controllers.len().max(1)) else {
+        let first = self.options.first();
+        let address = if self.tried < first.len() {
+            self.next = (self.next + 1) % first.len();
+            Some(&first[(self.next + first.len() - 1) % first.len()])
+        } else {
+            self.options.rest().nth(self.tried - first.len())
+        };
+        let Some(address) = address.cloned() else {
             self.state = State::Resting { until: now.plus(jittered(self.options.longest_pause, entropy)) };
             return;
         };
-        let address = address.clone();
-        self.next = (self.next + 1) % self.options.controllers.len();
         self.tried += 1;
         self.dial(address, now, effects);
     }
@@ -434,6 +483,13 @@ impl Open {
         self.may_start_until = Some(sent.plus(may_start_for));
         self.sent_at.retain(|(sent, _)| *sent > number);
     }
+}
+
+fn is_address(text: &str) -> bool {
+    text.len() <= LONGEST_ADDRESS
+        && text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 /// Between half of `pause` and all of it, so that the hosts of a cluster do not come back all at once.

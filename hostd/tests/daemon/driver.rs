@@ -9,6 +9,7 @@ use berth_host::backend::{Backend, BackendError, DomainSeen};
 use berth_host::session::Options;
 use berth_host::step::Step;
 use berth_hostd::driver::{Driver, Handle, Parts, now};
+use berth_hostd::known_controllers::KnownControllers;
 use berth_hostd::ledger_store::LedgerStore;
 use berth_model::host::{AcceleratorReport, Inventory, NodeId, ThreadId, Topology};
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
@@ -146,9 +147,11 @@ impl Daemon {
             start: 1,
             version: "0.0.0".into(),
         };
-        let agent = Agent::new(me, ledger, Options::new(controllers), now(), 1);
+        let known = KnownControllers::in_folder(folder);
+        let options = Options { learned: known.load(), ..Options::new(controllers) };
+        let agent = Agent::new(me, ledger, options, now(), 1);
         let credentials = trust.credentials(Role::Host, "h1");
-        let parts = Parts { agent, store, backend: Arc::clone(backend), credentials, entropy: 1 };
+        let parts = Parts { agent, store, known, backend: Arc::clone(backend), credentials, entropy: 1 };
         let (driver, handle) = Driver::new(parts);
         let stop = CancellationToken::new();
         let task = tokio::spawn(driver.run(stop.clone()));
@@ -255,6 +258,37 @@ async fn a_session_that_is_lost_is_found_again_at_another_controller() {
     let known = second.until("the whole picture", |known| runs(known, vm(1))).await;
     assert!(known.reports[0].full);
     assert_eq!(backend.steps(), ["prepare", "start"]);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_controller_that_no_configuration_names_is_found_by_this_daemon_and_the_next_if_it_can_prove_what_it_is() {
+    let (trust, folder, backend) = (Trust::new(), tempfile::tempdir().unwrap(), Arc::new(Imagined::default()));
+    let first = Leader::new(&trust.credentials(Role::Controller, "c1"), vec![always(1)]).await;
+    let stranger = Leader::new(&Trust::new().credentials(Role::Controller, "c2"), vec![absent(1)]).await;
+    let host = Leader::new(&trust.credentials(Role::Host, "c3"), vec![absent(1)]).await;
+    let second = Leader::new(&trust.credentials(Role::Controller, "c4"), vec![always(1), always(2)]).await;
+    let configured = vec![first.address.clone()];
+    let daemon = Daemon::start(&trust, folder.path(), &backend, configured.clone()).await;
+    first.until("VM 1 runs", |known| runs(known, vm(1))).await;
+    first.tell_controllers(&[&stranger.address, &host.address, &second.address]).await;
+    // What is written down is seen by its file alone: nothing waits for it.
+    let known = KnownControllers::in_folder(folder.path());
+    let written = async {
+        while known.load().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), written).await.unwrap();
+    drop(first);
+    second.until("VM 2 runs too", |known| runs(known, vm(1)) && runs(known, vm(2))).await;
+    daemon.stop().await;
+    let daemon = Daemon::start(&trust, folder.path(), &backend, configured).await;
+    second.until("two sessions", |known| known.reports.iter().filter(|report| report.full).count() >= 2).await;
+    assert_eq!(backend.steps().len(), 4, "both were prepared and started, and nothing was removed");
+    for impostor in [stranger, host] {
+        impostor.until("nothing", |known| known.hello.is_none()).await;
+    }
     daemon.stop().await;
 }
 

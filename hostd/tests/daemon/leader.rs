@@ -78,6 +78,13 @@ impl Leader {
         }
     }
 
+    /// Says where the controllers are, in the session that stands.
+    pub(crate) async fn tell_controllers(&self, addresses: &[&str]) {
+        let word = ToHost::Controllers { addresses: addresses.iter().map(|address| (*address).to_owned()).collect() };
+        let session = self.shared.session.lock().unwrap().clone().unwrap();
+        session.send(Ok((&word).into())).await.unwrap();
+    }
+
     /// Waits until what it knows is so.
     pub(crate) async fn until(&self, what: &str, holds: impl FnMut(&Known) -> bool) -> Known {
         let mut known = self.known.clone();

@@ -12,6 +12,7 @@
 //!   | <-------------- Redirect | Refuse | Welcome
 //!   | Report{number 1, full} ----------> |  folded into commands, acknowledged after commit
 //!   | <------ DesiredSet{full, confirmed by a linearizable read}
+//!   | <------ Controllers{their addresses, again whenever they changed}
 //!   | Heartbeat{n} --------------------> |
 //!   | <---- HeartbeatAck{n, may_start_for}
 //!   | <------ DesiredDelta ... / Report{number 2 ...} ->
@@ -200,6 +201,12 @@ pub enum ToHost {
     ReportAck {
         /// Which.
         number: u64,
+    },
+    /// Where the controllers are, by the replicated membership, so that a host finds them even after all that its
+    /// configuration names were replaced. Whoever answers there must still prove itself a controller of this cluster.
+    Controllers {
+        /// `address:port` of each member's API.
+        addresses: Vec<String>,
     },
 }
 

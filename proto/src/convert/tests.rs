@@ -321,6 +321,7 @@ fn to_host() -> impl Strategy<Value = ToHost> {
         (any::<u64>(), any::<u64>())
             .prop_map(|(number, span)| ToHost::HeartbeatAck { number, may_start_for: Millis(span) }),
         any::<u64>().prop_map(|number| ToHost::ReportAck { number }),
+        vec(text(), 0..4).prop_map(|addresses| ToHost::Controllers { addresses }),
     ]
 }
 

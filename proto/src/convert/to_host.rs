@@ -27,6 +27,7 @@ impl From<&ToHost> for v1::ToHost {
                 Word::HeartbeatAck(v1::HeartbeatAck { number: *number, may_start_for_ms: may_start_for.0 })
             }
             ToHost::ReportAck { number } => Word::ReportAck(v1::ReportAck { number: *number }),
+            ToHost::Controllers { addresses } => Word::Controllers(v1::Controllers { addresses: addresses.clone() }),
         };
         Self { word: Some(word) }
     }
@@ -57,6 +58,7 @@ impl TryFrom<v1::ToHost> for ToHost {
                 Self::HeartbeatAck { number, may_start_for: Millis(may_start_for_ms) }
             }
             Word::ReportAck(v1::ReportAck { number }) => Self::ReportAck { number },
+            Word::Controllers(v1::Controllers { addresses }) => Self::Controllers { addresses },
         })
     }
 }

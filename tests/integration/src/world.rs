@@ -27,10 +27,19 @@ impl World {
     /// # Panics
     /// When the machine lacks something or the cluster does not come up.
     pub async fn up(hosts: u8) -> Self {
+        Self::growing(3, 0, hosts).await
+    }
+
+    /// So many controllers that form a cluster, machines with nothing on them that can become further ones, and hosts,
+    /// each ready to be used.
+    ///
+    /// # Panics
+    /// When the machine lacks something or the cluster does not come up.
+    pub async fn growing(controllers: u8, empty: u8, hosts: u8) -> Self {
         let folder = tempfile::Builder::new().prefix("berth-it-").tempdir_in("/var/tmp");
         let folder = folder.expect("/var/tmp can be written");
         let mut options = Options::new(folder.path().join("lab"), machine::binaries(hosts));
-        options.hosts = hosts;
+        (options.controllers, options.empty_controllers, options.hosts) = (controllers, empty, hosts);
         let began = Instant::now();
         let lab = Lab::up(&options).unwrap_or_else(|error| panic!("the lab did not come up: {error}"));
         let operator = Credentials::load(&lab.state_dir().join("clients/admin")).expect("the operator's certificate");

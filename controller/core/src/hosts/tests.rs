@@ -53,6 +53,31 @@ async fn changes_of_its_set_reach_the_host_as_they_happen() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_is_told_where_the_controllers_are_and_again_when_they_changed() {
+    let member = Member::new();
+    member.seat(&["c2:1", "c1:1"]);
+    let mut host = served(&member).await;
+    let told =
+        |addresses: &[&str]| ToHost::Controllers { addresses: addresses.iter().map(|one| (*one).into()).collect() };
+    assert_eq!(host.word().await, told(&["c1:1", "c2:1"]));
+    for (number, seats, wanted) in [
+        (1, &["c1:1", "c2:1"][..], None),
+        (2, &["c2:1", "c3:1"], Some(told(&["c2:1", "c3:1"]))),
+        // A member that knows of none, not even itself, has not heard enough to tell.
+        (3, &[], None),
+    ] {
+        member.seat(seats);
+        host.to.send(ToController::Heartbeat { number }).await.unwrap();
+        assert_eq!(host.word().await, ToHost::HeartbeatAck { number, may_start_for: MAY_START_FOR });
+        if let Some(wanted) = wanted {
+            assert_eq!(host.word().await, wanted);
+        }
+    }
+    host.report(first_report()).await;
+    assert_eq!(host.word().await, ToHost::ReportAck { number: 1 }, "and nothing before it");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_newer_session_of_a_host_ends_the_older() {
     let member = Member::new();
     let older = served(&member).await;

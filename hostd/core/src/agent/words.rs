@@ -117,6 +117,11 @@ pub enum Output {
         /// Which.
         vm: VmUid,
     },
+    /// Write down where the controllers are, for the next start. Advice: nothing waits for it, and the newest list counts.
+    Remember {
+        /// `address:port` of each.
+        controllers: Vec<String>,
+    },
     /// Send [`Input::Tick`] then; replaces the moment named before.
     WakeAt(BootTime),
     /// For the log.

@@ -193,3 +193,83 @@ fn a_leader_that_welcomes_and_hangs_up_is_not_dialled_without_pause() {
     }
     assert_eq!(dials, 3);
 }
+
+/// What is dialled from now on when nobody answers, until the next pause.
+fn round(session: &mut Session, mut effects: Vec<Effect>, at: u64) -> Vec<String> {
+    let mut addresses = vec![];
+    while let Some((connection, address)) = dialled(&effects) {
+        addresses.push(address.to_owned());
+        effects = vec![];
+        session.ended(connection, "refused", ms(at), 0, &mut effects);
+    }
+    addresses
+}
+
+fn told(addresses: &[&str]) -> ToHost {
+    ToHost::Controllers { addresses: addresses.iter().map(|address| (*address).to_owned()).collect() }
+}
+
+#[test]
+fn controllers_that_a_leader_told_of_are_tried_first_and_the_configured_ones_after_them() {
+    let (mut session, connection) = open(0);
+    let heard = hear(&mut session, connection, told(&["c3:1", "c4:1"]), 1).0;
+    assert_eq!(heard, Some(Heard::Controllers(vec!["c3:1".into(), "c4:1".into()])));
+    assert_eq!(hear(&mut session, connection, told(&["c3:1", "c4:1"]), 2).0, None, "it is known");
+    assert!(session.is_open());
+    hear(&mut session, connection, answer(1, 1), 2);
+    let mut effects = vec![];
+    session.ended(connection, "reset", ms(3), 0, &mut effects);
+    let mut tried = round(&mut session, effects, 3);
+    tried[..2].sort();
+    assert_eq!(tried, ["c3:1", "c4:1", "c1", "c2", "c3"]);
+    // Its next start knows them too, and each of the first has its turn as the first.
+    let options = Options { learned: vec!["c3:1".into(), "c1".into()], ..Options::new(vec!["c1".into(), "c2".into()]) };
+    for (entropy, wanted) in [(0, ["c3:1", "c1", "c2"]), (1, ["c1", "c3:1", "c2"])] {
+        let mut session = Session::new(options.clone(), entropy);
+        let effects = tick(&mut session, 0);
+        assert_eq!(round(&mut session, effects, 0), wanted);
+    }
+}
+
+#[test]
+fn a_list_without_any_address_changes_nothing_and_what_is_none_is_passed_over() {
+    let (mut session, connection) = open(0);
+    for nothing in [told(&[]), told(&["", "c1", ":1", "c1:0", "c1:70000"])] {
+        assert_eq!(hear(&mut session, connection, nothing, 1).0, None);
+    }
+    let heard = hear(&mut session, connection, told(&["c1", "[::1]:7440"]), 1).0;
+    assert_eq!(heard, Some(Heard::Controllers(vec!["[::1]:7440".into()])));
+    let many: Vec<String> = (1..100).map(|number| format!("c{number}:1")).collect();
+    let Some(Heard::Controllers(kept)) = hear(&mut session, connection, ToHost::Controllers { addresses: many }, 1).0
+    else {
+        panic!("a list")
+    };
+    assert_eq!(kept.len(), MOST_CONTROLLERS);
+}
+
+#[test]
+fn only_a_leader_that_holds_the_session_tells_where_the_controllers_are() {
+    let mut session = session();
+    let connection = dialled(&tick(&mut session, 0)).map(|(connection, _)| connection).unwrap();
+    session.dialed(connection, hello(), ms(0), &mut vec![]);
+    let (heard, effects) = hear(&mut session, connection, told(&["c9:1"]), 1);
+    assert_eq!(heard, None);
+    assert!(!round(&mut session, effects, 1).contains(&"c9:1".to_owned()));
+}
+
+#[test]
+fn a_controller_that_refuses_does_not_keep_the_others_from_their_turn() {
+    let options = Options { learned: vec!["old:1".into()], ..Options::new(vec!["c1".into(), "c2".into()]) };
+    let mut session = Session::new(options, 0);
+    let mut tried = vec![];
+    let mut at = 0;
+    for _ in 0..4 {
+        let (connection, address) = dialled(&tick(&mut session, at)).map(|(id, to)| (id, to.to_owned())).unwrap();
+        tried.push(address);
+        session.dialed(connection, hello(), ms(at), &mut vec![]);
+        let refusal = ToHost::Refuse { code: "BE-5007".into(), message: "an older copy".into() };
+        hear(&mut session, connection, refusal, at);
+        at = session.deadline().unwrap().as_millis();
+    }
+    assert_eq!(tried, ["old:1", "c1", "c2", "old:1"]);
+}

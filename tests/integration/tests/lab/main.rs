@@ -7,7 +7,9 @@ mod backup;
 mod controllers;
 mod failures;
 mod images;
+mod machines;
 mod members;
+mod moves;
 mod refusals;
 mod vms;
 

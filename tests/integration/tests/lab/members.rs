@@ -7,88 +7,13 @@ use std::time::Duration;
 use berth_integration::{Cli, World, controller, denial, until};
 use berth_pki::{Credentials, Expect, Role};
 use berth_proto::v1;
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The longest that a new controller may take to have caught up and vote, on a busy machine.
-const SOON: Duration = Duration::from_secs(30);
-
-/// Machines on which clusters are formed.
-struct Machines(World);
-
-impl Machines {
-    fn folder(&self, name: &str) -> PathBuf {
-        self.0.lab().folder(name).unwrap()
-    }
-
-    fn address(&self, name: &str) -> String {
-        self.0.lab().member(name).unwrap().address.to_string()
-    }
-
-    /// The words that put a controller's files where the lab looks for them.
-    fn place(&self, name: &str) -> Vec<String> {
-        let folder = self.folder(name);
-        ["--root".into(), folder.display().to_string(), "--data-dir".into(), folder.join("data").display().to_string()]
-            .into()
-    }
-
-    async fn controller(&self, name: &str, words: &[&str]) -> String {
-        let place = self.place(name);
-        let all: Vec<&str> = words.iter().copied().chain(place.iter().map(String::as_str)).collect();
-        let said = controller(&all).await;
-        assert_eq!(said.exit, Some(0), "{said:#?}");
-        said.out
-    }
-
-    /// Unpacks a bundle on its machine and starts the controller there.
-    async fn join(&self, name: &str, bundle: &str) {
-        self.controller(name, &["join", bundle]).await;
-        self.0.start(name);
-    }
-
-    /// A cluster of one, and its operator's command line.
-    async fn alone(&self) -> Cli {
-        self.controller("c1", &["init", "--name", "c1", "--address", &self.address("c1"), "--domain", "rack-1"]).await;
-        self.0.start("c1");
-        Cli::new(self.folder("c1").join("operator/config.yaml"))
-    }
-
-    /// Adds a controller as an operator does: one command that waits, and meanwhile the work on the new machine.
-    async fn add(&self, cli: &Cli, name: &str, more: &[&str]) {
-        let (bundle, address) = (self.folder("c1").join(format!("{name}.bundle")), self.address(name));
-        let (bundle, authority) =
-            (bundle.display().to_string(), self.folder("c1").join("authority").display().to_string());
-        let words =
-            ["cluster", "member", "add", name, "--address", &address, "--authority", &authority, "--out", &bundle];
-        let joining = async {
-            until("the bundle is written", SOON, async || {
-                if PathBuf::from(&bundle).exists() { Ok(()) } else { Err("it is not there".to_owned()) }
-            })
-            .await;
-            self.join(name, &bundle).await;
-        };
-        let words = [&words[..], more].concat();
-        let (said, ()) = tokio::join!(cli.ok(&words), joining);
-        assert_eq!(said, format!("{name} votes\n"));
-    }
-}
-
-async fn status(cli: &Cli) -> Value {
-    cli.json(&["cluster", "status"]).await
-}
-
-fn names<'a>(status: &'a Value, of: &str, wanted: impl Fn(&Value) -> bool) -> Vec<&'a str> {
-    let all = status[of].as_array().unwrap().iter().filter(|one| wanted(one));
-    all.map(|one| one[if of == "warnings" { "kind" } else { "name" }].as_str().unwrap()).collect()
-}
-
-fn voters(status: &Value) -> Vec<&str> {
-    names(status, "members", |member| member["voter"] == true)
-}
+use crate::machines::{Machines, SOON, names, status, voters};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_grows_from_one_to_three_and_replaces_a_dead_member_by_commands_alone() {
-    let machines = Machines(World::machines(4));
+    let machines = Machines::of(World::machines(4));
     let cli = machines.alone().await;
     let digest = "0123456789abcdef".repeat(4);
     cli.ok(&["image", "create", "tiny", "--sha256", &digest, "--size", "64MiB"]).await;
@@ -120,7 +45,7 @@ async fn a_cluster_grows_from_one_to_three_and_replaces_a_dead_member_by_command
     assert_eq!(voters(&status(&cli).await), ["c1", "c2", "c3"]);
 
     // With one dead the other two are all that can decide.
-    machines.0.kill9("c3");
+    machines.world.kill9("c3");
     until("the leader misses c3", SOON, async || {
         let seen = status(&cli).await;
         if names(&seen, "warnings", |_| true) == ["MemberSilent"] { Ok(()) } else { Err(seen.to_string()) }
@@ -154,16 +79,69 @@ async fn a_cluster_grows_from_one_to_three_and_replaces_a_dead_member_by_command
     assert_eq!(said, "c4 leads\n");
     assert_eq!(status(&cli).await["leader"], "c4");
     // A planned stop hands the lead on before the member is gone.
-    machines.0.stop("c4");
+    machines.world.stop("c4");
     cli.ok(&["vm", "create", "after", "--image", "tiny", "--cpus", "1", "--memory", "64MiB", "--halted", "--no-wait"])
         .await;
     assert!(["c1", "c2"].contains(&status(&cli).await["leader"].as_str().unwrap()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_survivor_of_a_disaster_grows_to_three_again_by_commands_alone_with_the_same_data() {
+    let machines = Machines::of(World::machines(4));
+    let cli = machines.alone().await;
+    let vm = |name: &'static str| {
+        ["vm", "create", name, "--image", "tiny", "--cpus", "1", "--memory", "64MiB", "--halted", "--no-wait"]
+    };
+    let digest = "0123456789abcdef".repeat(4);
+    cli.ok(&["image", "create", "tiny", "--sha256", &digest, "--size", "64MiB"]).await;
+    cli.ok(&vm("before")).await;
+    for name in ["c2", "c3"] {
+        machines.add(&cli, name, &[]).await;
+    }
+    cli.ok(&vm("with-three")).await;
+    let before = status(&cli).await;
+
+    machines.world.kill9("c2");
+    machines.world.kill9("c3");
+    machines.world.stop("c1");
+    let config = machines.folder("c1").join("controller.toml").display().to_string();
+    let cluster = before["cluster"].as_str().unwrap();
+    let force = ["force-new-cluster", "--config", &config, "--i-know-that-acknowledged-changes-may-be-lost", cluster];
+    let said = controller(&force).await;
+    assert_eq!(said.exit, Some(0), "{said:#?}");
+    machines.world.start("c1");
+    let alone = status(&cli).await;
+    assert_eq!((voters(&alone), &alone["incarnation"]), (vec!["c1"], &1.into()), "{alone:#}");
+
+    // One machine is new, the other was a member and is set up anew.
+    machines.wipe("c2");
+    for name in ["c4", "c2"] {
+        machines.add(&cli, name, &[]).await;
+    }
+    let grown = status(&cli).await;
+    assert_eq!(voters(&grown), ["c1", "c4", "c2"], "{grown:#}");
+    assert!(grown["revision"].as_u64() > before["revision"].as_u64().map(|before| before + (1 << 32)), "{grown:#}");
+    let everywhere = async |wanted: &[&str], members: &[&str]| {
+        for name in members {
+            let endpoint = format!("{}:7440", machines.address(name));
+            let vms = cli.json(&["vm", "list", "--endpoint", &endpoint]).await;
+            let held: Vec<_> = vms["items"].as_array().unwrap().iter().map(|vm| &vm["metadata"]["name"]).collect();
+            assert_eq!(held, wanted, "through {name}");
+        }
+    };
+    everywhere(&["before", "with-three"], &["c1", "c4", "c2"]).await;
+    // The dead member that comes back on its old data is no part of it, and three are as good as three ever were.
+    machines.world.start("c3");
+    machines.world.kill9("c1");
+    cli.ok(&vm("again")).await;
+    everywhere(&["again", "before", "with-three"], &["c4", "c2"]).await;
+    assert_eq!(voters(&status(&cli).await), ["c1", "c4", "c2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn three_controllers_form_from_the_bundles_of_one_command() {
-    let machines = Machines(World::machines(3));
-    let out = machines.0.lab().state_dir().join("new").display().to_string();
+    let machines = Machines::of(World::machines(3));
+    let out = machines.world.lab().state_dir().join("new").display().to_string();
     let others = ["c2", "c3"].map(|name| format!("{name}={},rack-{name}", machines.address(name)));
     let words = ["init", "--name", "c1", "--address", &machines.address("c1"), "--out", &out];
     machines.controller("c1", &[&words[..], &["--member", &others[0], "--member", &others[1]]].concat()).await;
@@ -185,7 +163,7 @@ async fn three_controllers_form_from_the_bundles_of_one_command() {
     // Its numbers are read by those who may, and by nobody else.
     let scraper = Credentials::load(&PathBuf::from(&out).join("scraper")).unwrap();
     let leader = seen["leader"].as_str().unwrap();
-    let at = machines.0.lab().member(leader).unwrap().metrics().to_string();
+    let at = machines.world.lab().member(leader).unwrap().metrics().to_string();
     let text = scrape(&at, &scraper).await;
     for line in
         ["berth_build_info{program=\"berth-controller\"", "\nberth_raft_is_leader 1\n", "\nberth_raft_is_running 1\n"]
@@ -195,7 +173,7 @@ async fn three_controllers_form_from_the_bundles_of_one_command() {
     let counted = "berth_api_requests_total{method=\"ImageService/CreateImage\",code=\"Ok\"} 1";
     let mut all = String::new();
     for name in ["c1", "c2", "c3"] {
-        all += &scrape(&machines.0.lab().member(name).unwrap().metrics().to_string(), &scraper).await;
+        all += &scrape(&machines.world.lab().member(name).unwrap().metrics().to_string(), &scraper).await;
     }
     assert_eq!(all.matches(counted).count(), 1, "one of the members took the request\n{all}");
     let authority = berth_pki::Authority::load(&PathBuf::from(&out).join("authority")).unwrap();
@@ -205,14 +183,14 @@ async fn three_controllers_form_from_the_bundles_of_one_command() {
     assert_eq!(denial(&at, Role::Controller, &host).await, berth_pki::Problem::RoleRefused);
 
     // A scraper reads numbers and nothing else.
-    let api = machines.0.api_as(leader, &scraper);
+    let api = machines.world.api_as(leader, &scraper);
     let refused = api.send(v1::GetStatusRequest::default()).await.unwrap_err();
     assert_eq!(berth_integration::code(&refused), "BE-4003");
     let operator = Credentials::load(&PathBuf::from(&out).join("operator")).unwrap();
     let odd =
         v1::AddMemberRequest { name: "c4".into(), api_address: "nowhere".into(), ..v1::AddMemberRequest::default() };
     let mut client = berth_proto::v1::cluster_service_client::ClusterServiceClient::new(
-        machines.0.api_as(leader, &operator).channel(),
+        machines.world.api_as(leader, &operator).channel(),
     );
     assert_eq!(berth_integration::code(&client.add_member(odd).await.unwrap_err()), "BE-5016");
 }

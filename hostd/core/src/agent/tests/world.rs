@@ -151,7 +151,7 @@ impl World {
                 }
                 Output::Look { vm } => self.pending.push(Pending::Look(vm)),
                 Output::WakeAt(moment) => self.wake_at = Some(moment.as_millis()),
-                Output::Tell(_) => {}
+                Output::Tell(_) | Output::Remember { .. } => {}
             }
         }
     }
