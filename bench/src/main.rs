@@ -19,6 +19,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// As in the controller.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures Berth against its yardsticks.
 #[derive(Debug, Parser)]
 #[command(name = "berth-bench", version, disable_help_subcommand = true)]

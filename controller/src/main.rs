@@ -9,6 +9,10 @@ use berth_controller::formation::{Init, Join};
 use berth_controller::restore::{ForceNewCluster, Restore};
 use clap::{Parser, Subcommand};
 
+/// What a leader does most is to allocate and free small messages (docs/decisions/0006).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// One member of Berth's replicated controller.
 #[derive(Parser)]
 #[command(name = "berth-controller", version = env!("CARGO_PKG_VERSION"), args_conflicts_with_subcommands = true)]

@@ -6,7 +6,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
@@ -186,7 +186,7 @@ pub(crate) async fn run_simulated(
     mut commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
     mut writer: Writer,
-    pace: impl Fn() -> Duration,
+    pace: impl Fn() -> std::time::Duration,
 ) {
     let mut closers = Vec::new();
     while closers.is_empty()
@@ -275,7 +275,7 @@ fn slow_disk() {
     let wanted = FILE.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
     let millis = wanted.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     if millis > 0 {
-        std::thread::sleep(Duration::from_millis(millis));
+        std::thread::sleep(std::time::Duration::from_millis(millis));
     }
 }
 
