@@ -120,6 +120,11 @@ async fn the_survivor_of_a_disaster_grows_to_three_again_by_commands_alone_with_
     }
     let grown = status(&cli).await;
     assert_eq!(voters(&grown), ["c1", "c4", "c2"], "{grown:#}");
+    let ids = |status: &serde_json::Value| -> Vec<u64> {
+        status["members"].as_array().unwrap().iter().map(|member| member["id"].as_u64().unwrap()).collect()
+    };
+    let (old, new) = (ids(&before), ids(&grown));
+    assert!(new[1..].iter().all(|id| id > old.iter().max().unwrap()), "no number is given again: {old:?}, {new:?}");
     assert!(grown["revision"].as_u64() > before["revision"].as_u64().map(|before| before + (1 << 32)), "{grown:#}");
     let everywhere = async |wanted: &[&str], members: &[&str]| {
         for name in members {
