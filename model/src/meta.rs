@@ -52,6 +52,23 @@ impl Meta {
     /// The most labels of one object: few enough that it stays small in the log.
     pub const MOST_LABELS: usize = 64;
 
+    /// Of an object that has just been created: its first generation, and nothing else is known of it yet.
+    pub fn new(project: Name, name: Name, uid: Uid, created_at: Timestamp) -> Self {
+        Self {
+            project,
+            name,
+            uid,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            finalizers: Vec::new(),
+            owners: Vec::new(),
+            generation: Generation(1),
+            created_at,
+            deleted_at: None,
+            revision: Revision::default(),
+        }
+    }
+
     /// Whether deletion was asked for.
     pub const fn is_deleting(&self) -> bool {
         self.deleted_at.is_some()

@@ -20,7 +20,7 @@ use crate::error::OpenError;
 use crate::machine::{BoxError, Encoder};
 use crate::options::SnapshotPolicy;
 use crate::store::directory::{damaged, failed};
-use crate::store::files::sync_directory;
+use crate::store::files::{self, sync_directory};
 use crate::types::{LogId, Snapshot, SnapshotMeta};
 
 mod incoming;
@@ -216,7 +216,7 @@ impl SnapshotStore {
 
     fn copy(&self, other: &SnapshotFile) -> io::Result<PathBuf> {
         let aside = self.aside("copy");
-        let mut file = File::create(&aside)?;
+        let mut file = files::create(&aside)?;
         io::copy(&mut At { file: Arc::clone(&other.file), offset: 0 }, &mut file)?;
         file.sync_all()?;
         Ok(aside)

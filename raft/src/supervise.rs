@@ -4,7 +4,7 @@
 //! is read afresh at the next opening. What a reopening cannot heal stays as it is: a state machine that does not understand
 //! an entry, and a directory that is refused.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use crate::options::Options;
 use crate::slot::Slot;
 use crate::status::State;
 use crate::store::engine::Engine;
+use crate::store::files;
 use crate::store::log::blocking;
 
 /// The first wait before the disk is looked at again, and the longest.
@@ -158,7 +159,7 @@ fn probe(directory: &Path, needed: u64) -> io::Result<()> {
     }
     // Unfinished snapshots have such names, so an opening removes what a crash leaves of it.
     let path = directory.join("snapshots").join("probe.new");
-    let written = File::create(&path).and_then(|mut file| {
+    let written = files::create(&path).and_then(|mut file| {
         file.write_all(&vec![0x5a; PROBE_BYTES])?;
         file.sync_all()
     });

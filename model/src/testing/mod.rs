@@ -15,8 +15,8 @@ use crate::image::{Image, ImageOnHost, ImageRef, ImageSpec, Sha256Digest};
 use crate::session::Report;
 use crate::vm::{Accelerator, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, Vm, VmSpec};
 use crate::{
-    Actor, ActorRole, BootId, Bytes, ClusterId, Epoch, Generation, HostUid, ImageUid, Meta, Name, PageSize, Revision,
-    Timestamp, Uid, VmUid,
+    Actor, ActorRole, BootId, Bytes, ClusterId, Epoch, HostUid, ImageUid, Meta, Name, PageSize, Revision, Timestamp,
+    Uid, VmUid,
 };
 
 /// When tests take place: 2027-01-15T08:00:00Z.
@@ -112,19 +112,7 @@ impl Machine {
 
 /// The metadata of an object of this uid and name.
 pub fn meta(uid: Uid, called: &str) -> Meta {
-    Meta {
-        project: Name::default_project(),
-        name: name(called),
-        uid,
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        finalizers: Vec::new(),
-        owners: Vec::new(),
-        generation: Generation(1),
-        created_at: NOW,
-        deleted_at: None,
-        revision: Revision(1),
-    }
+    Meta { revision: Revision(1), ..Meta::new(Name::default_project(), name(called), uid, NOW) }
 }
 
 /// The image that [`vm_spec`] starts from, digest 1.
@@ -155,7 +143,7 @@ pub fn vm_spec(cpus: u32, memory: Bytes) -> VmSpec {
 pub fn vm(number: u64, spec: VmSpec) -> Vm {
     let mut meta = meta(vm_uid(u128::from(number)).0, &format!("vm-{number}"));
     meta.created_at = Timestamp::from_millis(NOW.as_millis() + number);
-    Vm { meta, spec, restart_count: 0, assignment: None, unplaced: None, observed: None }
+    Vm::new(meta, spec)
 }
 
 /// The living host of this number, called `h` and the number, which holds the image of [`image_ref`].

@@ -49,6 +49,11 @@ pub struct Vm {
 }
 
 impl Vm {
+    /// One that was just asked for: placed nowhere, and seen by nobody.
+    pub fn new(meta: Meta, spec: VmSpec) -> Self {
+        Self { meta, spec, restart_count: 0, assignment: None, unplaced: None, observed: None }
+    }
+
     /// Its identity, typed.
     pub const fn uid(&self) -> crate::VmUid {
         crate::VmUid(self.meta.uid)

@@ -1,4 +1,5 @@
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -87,6 +88,8 @@ async fn a_seeded_directory_is_a_cluster_of_one_that_goes_on_from_its_state() {
     handle.shutdown().await;
     let found = recover(&data, 1, Lines::default()).unwrap();
     assert_eq!(found.machine.0, b"before\nafter\n");
+    let snapshot = fs::read_dir(data.join("snapshots")).unwrap().next().unwrap().unwrap();
+    assert_eq!(snapshot.metadata().unwrap().mode() & 0o777, 0o600, "it is its owner's alone");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use super::stream::SYNC_BYTES;
 use super::{SnapshotFile, SnapshotStore};
 use crate::status::Progress;
+use crate::store::files;
 use crate::types::{LogId, Snapshot};
 
 /// What tells one snapshot from another, also from another member's of the same entries.
@@ -54,7 +55,7 @@ impl SnapshotStore {
                     fs::remove_file(path)?;
                 }
                 let path = self.aside("incoming");
-                let file = File::create(&path)?;
+                let file = files::create(&path)?;
                 Partial { identity, path, file, received: 0, unsynced: 0 }
             }
         };

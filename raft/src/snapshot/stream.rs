@@ -9,6 +9,7 @@ use berth_frame::{FrameError, HEADER_BYTES, Header, Record};
 
 use super::At;
 use crate::machine::BoxError;
+use crate::store::files;
 use crate::store::record::{SnapshotEndV1, VERSION, decode_snapshot_header, encode_snapshot_header, kind};
 use crate::types::SnapshotMeta;
 
@@ -58,7 +59,7 @@ pub(super) struct StateWriter {
 
 impl StateWriter {
     pub(super) fn create(path: &Path, meta: &SnapshotMeta) -> io::Result<Self> {
-        let mut file = File::create(path)?;
+        let mut file = files::create(path)?;
         file.write_all(&encode_snapshot_header(meta).map_err(io::Error::other)?)?;
         let end = SnapshotEndV1 { chunks: 0, bytes: 0, crc32: berth_frame::crc32(&[]) };
         Ok(Self { file, chunk: Vec::with_capacity(CHUNK_BYTES), end, unsynced: 0 })

@@ -84,7 +84,7 @@ async fn a_machine_that_does_not_understand_an_entry_is_not_started_again() {
     let reason = failed_with(&handle).await;
     assert!(reason.contains("a record from the future"), "{reason}");
     // The supervisor has let go of the directory, and has no more to do.
-    let lock = File::open(root.path().join("LOCK")).unwrap();
+    let lock = fs::File::open(root.path().join("LOCK")).unwrap();
     let released = async {
         while lock.try_lock().is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -4,33 +4,18 @@ use std::collections::BTreeMap;
 
 use berth_model::image::{Image, ImageSpec};
 use berth_model::instancetype::{self, InstanceType};
-use berth_model::{Generation, ImageUid, Meta, Name, Revision, Timestamp, Uid};
+use berth_model::{ImageUid, Meta, Name, Timestamp};
 
 use crate::cluster::Cluster;
 use crate::outcome::{Change, Outcome, Rejection};
-
-fn meta(name: Name, uid: Uid, labels: BTreeMap<String, String>, at: Timestamp) -> Meta {
-    Meta {
-        project: Name::default_project(),
-        name,
-        uid,
-        labels,
-        annotations: BTreeMap::new(),
-        finalizers: Vec::new(),
-        owners: Vec::new(),
-        generation: Generation(1),
-        created_at: at,
-        deleted_at: None,
-        revision: Revision::default(),
-    }
-}
 
 /// Gives a new cluster the built-in instance types. Their uids are their names, the same in every cluster.
 pub(super) fn seed_instance_types(cluster: &mut Cluster, at: Timestamp, changes: &mut Vec<Change>) {
     for (name, spec) in instancetype::BUILT_IN {
         let uid = name.parse().expect("a built-in name is short enough for a uid");
         let name = name.parse().expect("a built-in name is a DNS label");
-        cluster.put_instance_type(changes, InstanceType { meta: meta(name, uid, BTreeMap::new(), at), spec });
+        cluster
+            .put_instance_type(changes, InstanceType { meta: Meta::new(Name::default_project(), name, uid, at), spec });
     }
 }
 
@@ -46,7 +31,8 @@ pub(super) fn create_image(
     if cluster.images.contains_key(name) {
         return Err(Rejection::NameTaken { kind: "image".into(), name: name.to_string() });
     }
-    cluster.put_image(changes, Image { meta: meta(name.clone(), uid.0, labels.clone(), at), spec });
+    let meta = Meta { labels: labels.clone(), ..Meta::new(Name::default_project(), name.clone(), uid.0, at) };
+    cluster.put_image(changes, Image { meta, spec });
     Ok(Outcome::Image(uid))
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::host::{Host, HostSpec, Inventory, Liveness};
 use berth_model::session::{Report, VmReport};
 use berth_model::vm::{Observed, Vm};
-use berth_model::{Generation, HostUid, Meta, Name, Revision, Stamp, Timestamp, VmUid};
+use berth_model::{HostUid, Meta, Name, Stamp, Timestamp, VmUid};
 
 use crate::cluster::Cluster;
 use crate::command::HostFacts;
@@ -27,19 +27,7 @@ pub(super) fn report(
     let mut host = match (&before, &report.inventory) {
         (Some(held), _) => Host::clone(held),
         (None, Some(inventory)) => Host {
-            meta: Meta {
-                project: Name::default_project(),
-                name: facts.name.clone(),
-                uid: facts.uid.0,
-                labels: BTreeMap::new(),
-                annotations: BTreeMap::new(),
-                finalizers: Vec::new(),
-                owners: Vec::new(),
-                generation: Generation(1),
-                created_at: at,
-                deleted_at: None,
-                revision: Revision::default(),
-            },
+            meta: Meta::new(Name::default_project(), facts.name.clone(), facts.uid.0, at),
             spec: HostSpec::default(),
             address: facts.address.clone(),
             boot: facts.boot.clone(),

@@ -4,14 +4,14 @@
 //! removed, it becomes a VM that is being deleted, so that the explicit word to its host and the end of it are those of
 //! every deletion.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use berth_model::host::{Host, Orphan, ThreadSet};
 use berth_model::image::{ImageRef, Sha256Digest};
 use berth_model::session::Holding;
 use berth_model::vm::{Assignment, Performance, Resources, RunStrategy, Vm, VmSpec};
-use berth_model::{Bytes, Epoch, Generation, HostUid, Meta, Name, Revision, Timestamp, Uid, VmUid};
+use berth_model::{Bytes, Epoch, HostUid, Meta, Name, Timestamp, VmUid};
 
 use super::{expected, vm};
 use crate::cluster::Cluster;
@@ -173,7 +173,7 @@ fn made_of(cluster: &Cluster, holding: &Holding, at: Timestamp) -> Vm {
         run: *run,
         user_data: None,
     };
-    Vm { restart_count: *restart_count, ..bare(meta(project.clone(), name.clone(), vm.0, at), spec) }
+    Vm { restart_count: *restart_count, ..Vm::new(Meta::new(project.clone(), name.clone(), vm.0, at), spec) }
 }
 
 /// A VM of which nothing is known but that it shall go.
@@ -191,25 +191,5 @@ fn unknown(uid: VmUid, called: &str, at: Timestamp) -> Vm {
         run: RunStrategy::Halted,
         user_data: None,
     };
-    bare(meta(project, name, uid.0, at), spec)
-}
-
-fn bare(meta: Meta, spec: VmSpec) -> Vm {
-    Vm { meta, spec, restart_count: 0, assignment: None, unplaced: None, observed: None }
-}
-
-fn meta(project: Name, name: Name, uid: Uid, at: Timestamp) -> Meta {
-    Meta {
-        project,
-        name,
-        uid,
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        finalizers: Vec::new(),
-        owners: Vec::new(),
-        generation: Generation(1),
-        created_at: at,
-        deleted_at: None,
-        revision: Revision::default(),
-    }
+    Vm::new(Meta::new(project, name, uid.0, at), spec)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use berth_model::host::{Liveness, ThreadSet};
 use berth_model::vm::{Assignment, Resources, RunStrategy, Unplaced, Vm, VmSpec};
-use berth_model::{Epoch, Generation, HostUid, Meta, Name, Revision, Timestamp, VmUid};
+use berth_model::{Epoch, Generation, HostUid, Meta, Name, Timestamp, VmUid};
 
 use super::expected;
 use crate::cluster::Cluster;
@@ -35,20 +35,12 @@ pub(super) fn create(
         return Err(Rejection::NameTaken { kind: "VM uid".into(), name: new.uid.to_string() });
     }
     let meta = Meta {
-        project: new.project.clone(),
-        name: new.name.clone(),
-        uid: new.uid.0,
         labels: new.labels.clone(),
         annotations: new.annotations.clone(),
-        finalizers: Vec::new(),
-        owners: Vec::new(),
-        generation: Generation(1),
-        created_at: at,
-        deleted_at: None,
-        revision: Revision::default(),
+        ..Meta::new(new.project.clone(), new.name.clone(), new.uid.0, at)
     };
     let spec = new.spec.clone();
-    cluster.put_vm(changes, |_| Vm { meta, spec, restart_count: 0, assignment: None, unplaced: None, observed: None });
+    cluster.put_vm(changes, |_| Vm::new(meta, spec));
     Ok(Outcome::Vm(new.uid))
 }
 

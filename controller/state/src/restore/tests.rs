@@ -43,6 +43,21 @@ fn a_restored_state_is_a_later_incarnation_far_ahead_with_its_past_compacted() {
 }
 
 #[test]
+fn two_restores_by_one_clock_are_told_apart_by_the_dice() {
+    let (world, _) = world();
+    let revision = |random| renew(&world.cluster, world.at, random, Incarnation(0)).revision;
+    assert_ne!(revision(1), revision(2));
+}
+
+#[test]
+fn a_restored_state_does_not_compare_itself_by_what_another_incarnation_was() {
+    let (mut world, _) = world();
+    let (revision, digest) = (world.cluster.revision, world.cluster.digest());
+    world.cluster.checkpoints.push_back(crate::Checkpoint { number: 1, revision, digest });
+    assert!(renew(&world.cluster, world.at, 0, Incarnation(0)).checkpoints.is_empty());
+}
+
+#[test]
 fn nothing_is_placed_on_a_host_before_its_first_report_after_the_restore() {
     let (mut world, _) = world();
     let host = berth_model::testing::host_uid(1);

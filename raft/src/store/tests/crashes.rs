@@ -37,6 +37,11 @@ fn indexes(entries: &[LogEntry]) -> Vec<u64> {
 
 /// Three states of one store that is never closed: with entry 0, with 0 and 1, and with 0, 1 and 2; and where each ends.
 async fn three_moments() -> (TempDir, Vec<PathBuf>, Vec<usize>) {
+    three_moments_of(7).await
+}
+
+/// [`three_moments`] with entries of this byte: stores of different bytes are alike but for them.
+async fn three_moments_of(byte: u8) -> (TempDir, Vec<PathBuf>, Vec<usize>) {
     let scratch = tempfile::tempdir().unwrap();
     let root = scratch.path().join("store");
     let (mut store, closer, _) = open(&root);
@@ -44,7 +49,7 @@ async fn three_moments() -> (TempDir, Vec<PathBuf>, Vec<usize>) {
     let mut moments = Vec::new();
     let mut ends = Vec::new();
     for index in 0..3 {
-        append(&mut store, [entry(1, index, vec![7; 100])]).await;
+        append(&mut store, [entry(1, index, vec![byte; 100])]).await;
         let moment = scratch.path().join(format!("moment-{index}"));
         copy(&root, &moment);
         ends.push(last_file(&moment).1);
@@ -97,6 +102,23 @@ async fn a_frame_before_one_that_followed_a_barrier_was_not_torn() {
     let (mut store, closer, _) = open(whole);
     assert_eq!(indexes(&read(&mut store).await), [0, 1, 2], "an old mark hides nothing");
     closer.close().await;
+}
+
+#[tokio::test]
+async fn a_whole_frame_of_another_copy_of_the_log_is_noticed() {
+    let (_scratch, ours, ends) = three_moments_of(7).await;
+    let (_other, theirs, their_ends) = three_moments_of(8).await;
+    assert_eq!(ends, their_ends);
+    let (file, _) = last_file(&ours[2]);
+    let others = fs::read(last_file(&theirs[2]).0).unwrap();
+    let mut bytes = fs::read(&file).unwrap();
+    // In the middle, where frames that are ours follow; and all of them, which fit one another.
+    for (from, to) in [(ends[0], ends[1]), (0, ends[2])] {
+        bytes[from..to].copy_from_slice(&others[from..to]);
+        fs::write(&file, &bytes).unwrap();
+        let error = refusal(&ours[2]);
+        assert!(matches!(error, OpenError::Damaged { .. } | OpenError::Incomplete { .. }), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -48,6 +48,15 @@ fn found() -> (World, HostUid) {
     (world, host)
 }
 
+#[test]
+fn a_restored_state_hears_anew_from_each_host_what_its_orphans_hold() {
+    let (world, _) = found();
+    assert!(!world.cluster.holdings.is_empty());
+    let renewed = crate::restore::renew(&world.cluster, world.at, 0, berth_model::Incarnation(0));
+    assert!(renewed.holdings.is_empty());
+    assert_eq!(crate::audit::audit(&renewed), Vec::<String>::new());
+}
+
 fn adopt(host: HostUid) -> Body {
     Body::AdoptOrphan { host, vm: lost(), expect: Expect::default() }
 }
