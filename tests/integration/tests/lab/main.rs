@@ -5,6 +5,7 @@
 
 mod backup;
 mod controllers;
+mod disk;
 mod failures;
 mod images;
 mod machines;
