@@ -115,12 +115,16 @@ impl Client {
                 if left.is_zero() {
                     return Err(history.give_up(effect, self.timeout));
                 }
-                let trouble = match self.attempt(left.min(ATTEMPT), question.clone(), &call).await {
+                let at_most = left.min(ATTEMPT);
+                let trouble = match self.attempt(at_most, question.clone(), &call).await {
                     Ok(answer) => return Ok(answer),
                     Err(trouble) => trouble,
                 };
                 match judge(self.endpoint(), &trouble) {
                     Verdict::Final(failure) => return Err(failure),
+                    Verdict::Elsewhere { may_have_arrived } if trouble == Trouble::TooLate && at_most < ATTEMPT => {
+                        history.note_cut_short(self.endpoint(), may_have_arrived);
+                    }
                     Verdict::Elsewhere { may_have_arrived } => {
                         history.note(self.endpoint(), &trouble, may_have_arrived);
                     }

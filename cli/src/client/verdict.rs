@@ -119,6 +119,12 @@ impl History {
         self.may_have_arrived |= may_have_arrived;
     }
 
+    /// Notes an attempt that the end of the time cut short: what the controller said before tells more than that.
+    pub(super) fn note_cut_short(&mut self, endpoint: &str, may_have_arrived: bool) {
+        self.troubles.entry(endpoint.to_owned()).or_insert(Trouble::TooLate);
+        self.may_have_arrived |= may_have_arrived;
+    }
+
     /// What a person is told meanwhile.
     pub(super) fn so_far(&self, left: Duration) -> String {
         let troubles: Vec<_> =
@@ -197,6 +203,22 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_controller_said_outlives_an_attempt_that_the_end_of_the_time_cut_short() {
+        let full =
+            Carried { grpc: Code::Unavailable, code: Some("BE-5003".into()), message: "no room".into(), hint: None };
+        let mut history = History::default();
+        history.note("c1:7440", &Trouble::Status(full, None), false);
+        history.note_cut_short("c1:7440", true);
+        history.note_cut_short("c2:7440", true);
+        let failure = history.clone().give_up(&Effect::Read, Duration::from_secs(5));
+        assert_eq!((failure.status(), failure.code_text()), (ExitStatus::Unavailable, Some("BE-5003")));
+        let text = failure.render(false);
+        assert!(text.contains("c1:7440: no room (BE-5003)") && text.contains("c2:7440: no answer in time"), "{text}");
+        let write = Effect::Repeatable { check: "berth member list".into() };
+        assert_eq!(history.give_up(&write, Duration::from_secs(5)).code_text(), Some("BE-5002"), "it may have arrived");
+    }
 
     #[test]
     fn a_change_that_may_be_repeated_is_unknown_only_if_it_may_have_arrived() {
