@@ -14,7 +14,7 @@ use serde_json::Value;
 /// Much more than a member needs here, and little enough to be filled at once.
 const DISK_MIB: u64 = 512;
 /// How long a member may take to notice that its disk is full, while changes are made.
-const NOTICED: Duration = Duration::from_secs(30);
+const NOTICED: Duration = Duration::from_secs(60);
 /// How long it may take to take part again once there is room.
 const REJOINED: Duration = Duration::from_secs(30);
 
