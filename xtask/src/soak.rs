@@ -35,7 +35,7 @@ pub(crate) struct Args {
 /// What can be soaked.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Part {
-    /// The replicated log: power cuts, kills, damaged bytes, faults on a real cluster
+    /// The replicated log: power cuts, kills, damaged bytes, simulated and real faults
     Raft,
 }
 
@@ -107,6 +107,11 @@ fn phases(part: Part, minutes: u32, seed: u64) -> Vec<Phase> {
             )
             .with("BERTH_DAMAGE_ROUNDS", 10_000)
             .with("BERTH_DAMAGE_SEED", seed),
+            Phase::new(
+                "1,000 simulated clusters",
+                Program::Ours("raftsim"),
+                &format!("--seeds 1000 --first {seed} --jobs 2 --twice 20"),
+            ),
             Phase::new(
                 "faults on a real cluster",
                 Program::Ours("faults"),

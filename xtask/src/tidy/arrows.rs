@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("berth-cli", &["berth-frame", "berth-model", "berth-pki", "berth-proto", "berth-telemetry"]),
     ("berth-lab", &["berth-pki", "berth-proto"]),
     ("berth-linearizability", &[]),
+    ("berth-raftsim", &["berth-linearizability", "berth-raft"]),
     ("berth-durability", &["berth-host", "berth-hostd", "berth-model", "berth-raft"]),
     ("berth-bench", &["berth-frame", "berth-lab", "berth-pki", "berth-proto", "berth-raft", "berth-telemetry"]),
     ("berth-integration", &["berth-lab", "berth-linearizability", "berth-pki", "berth-proto"]),
