@@ -15,6 +15,7 @@ use crate::dice::Dice;
 use crate::machine::{REPLY, Reply, Request};
 use crate::member::CLIENT_PORT;
 use crate::plan::Plan;
+use crate::roster::Roster;
 use crate::witness::Shared;
 
 /// How long a client waits for a connection.
@@ -72,7 +73,7 @@ impl History {
 /// One client.
 pub(crate) struct Client {
     id: u64,
-    members: u64,
+    roster: Rc<Roster>,
     keys: u8,
     think: std::ops::Range<u64>,
     dice: Dice,
@@ -83,10 +84,10 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(id: u64, plan: &mut Plan, history: &Rc<History>, witness: &Shared) -> Self {
+    pub(crate) fn new(id: u64, plan: &mut Plan, history: &Rc<History>, roster: &Rc<Roster>, witness: &Shared) -> Self {
         Self {
             id,
-            members: plan.members,
+            roster: Rc::clone(roster),
             keys: plan.keys,
             think: plan.think.clone(),
             dice: plan.dice.fork(),
@@ -98,17 +99,22 @@ impl Client {
 
     /// Asks until it is told to end.
     pub(crate) async fn run(mut self, is_over: Rc<Cell<bool>>) {
-        let mut member = self.dice.within(1..self.members + 1);
+        let mut member = self.choose();
         while !is_over.get() {
             sleep(Duration::from_millis(self.dice.within(self.think.clone()))).await;
             if self.dice.percent(30) {
-                member = self.dice.within(1..self.members + 1);
+                member = self.choose();
             }
             let request = self.draw();
             if self.ask(member, request).await.is_none() {
-                member = self.dice.within(1..self.members + 1);
+                member = self.choose();
             }
         }
+    }
+
+    /// Any member, whether it still is one or not.
+    fn choose(&mut self) -> u64 {
+        self.dice.within(1..self.roster.known() + 1)
     }
 
     fn draw(&mut self) -> Request {

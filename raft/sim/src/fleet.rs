@@ -106,7 +106,8 @@ fn missing(outcomes: &[Outcome]) -> Option<String> {
 
 fn child(program: &Path, seed: u64, plant: Option<Plant>) -> Result<Outcome> {
     let mut command = Command::new(program);
-    command.args(["--json", "--seed", &seed.to_string()]);
+    // Where a panic was is told in any case; what led to it is for the replay.
+    command.args(["--json", "--seed", &seed.to_string()]).env("RUST_BACKTRACE", "0");
     if let Some(plant) = plant.and_then(|plant| plant.to_possible_value()) {
         command.args(["--plant", plant.get_name()]);
     }

@@ -19,7 +19,9 @@ mod fleet;
 mod machine;
 mod member;
 mod nemesis;
+mod operator;
 mod plan;
+mod roster;
 mod witness;
 mod world;
 

@@ -1,19 +1,21 @@
 //! One member as the simulated machine runs it: the real one, on a simulated network and disk.
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use berth_raft::testing::{Disk, open_with};
+use berth_raft::testing::{Disk, Flaw, open_with};
 use berth_raft::{
-    Bytes, Handle, Io, Links, Member, OpenError, Options, PeerIo, ProposeError, ReadMode, Service, SnapshotPolicy,
+    Bytes, Handle, Io, Links, Member, MembershipError, NewMember, OpenError, Options, PeerIo, ProposeError, ReadMode,
+    Service, SnapshotPolicy,
 };
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use turmoil::net::{TcpListener, TcpStream};
 
 use crate::machine::{REQUEST, Registers, Reply, Request};
@@ -27,18 +29,50 @@ pub(crate) const CLIENT_PORT: u16 = 7001;
 /// How long a member tries to carry out a request.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// How long a member tries to change the members.
+const CHANGING: Duration = Duration::from_secs(3);
+
+/// A change of the members.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// A learner comes.
+    Add(NewMember),
+    /// A learner gets a vote.
+    Promote(u64),
+    /// A member goes.
+    Remove { id: u64, force: bool },
+    /// A member comes, and goes on for one that is dead.
+    Replace { dead: u64, with: NewMember },
+}
+
+impl Change {
+    async fn make(self, handle: &Handle) -> Result<Member, MembershipError> {
+        match self {
+            Self::Add(new) => handle.add_member(new, CHANGING).await,
+            Self::Promote(id) => handle.promote(id, CHANGING).await,
+            Self::Remove { id, force } => handle.remove(id, force, CHANGING).await,
+            Self::Replace { dead, with } => handle.replace(dead, with, CHANGING).await,
+        }
+    }
+}
+
 /// What a member is told by whoever runs the simulation.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) enum Order {
     /// End in an orderly way.
     Shutdown,
     /// Hand the leader's office over.
     Transfer,
+    /// Have the members changed.
+    Change(Change, oneshot::Sender<Result<Member, MembershipError>>),
 }
 
 /// A member's place, which outlives its runs.
 pub(crate) struct Seat {
-    pub(crate) member: Member,
+    /// Counts from one; the first members' ids are the same.
+    pub(crate) number: u64,
+    /// Whose place it is, once the cluster has said so.
+    member: OnceLock<Member>,
     pub(crate) disk: Disk,
     pub(crate) witness: Shared,
     data_dir: PathBuf,
@@ -61,36 +95,68 @@ pub(crate) struct Running {
 pub(crate) struct Furnishing {
     pub(crate) members: Vec<Member>,
     pub(crate) snapshots: SnapshotPolicy,
+    /// The disks' ordinary latency.
+    pub(crate) latency: Range<Duration>,
+    pub(crate) flaw: Flaw,
     pub(crate) skips_barrier: bool,
     pub(crate) witness: Shared,
     pub(crate) root: PathBuf,
 }
 
+/// The name of a member, and of its machine.
+pub(crate) fn name(number: u64) -> String {
+    format!("member-{number}")
+}
+
+/// A member that the cluster has not yet got.
+pub(crate) fn newcomer(number: u64) -> NewMember {
+    let name = name(number);
+    NewMember {
+        raft_addr: format!("{name}:{RAFT_PORT}"),
+        api_addr: format!("{name}:{CLIENT_PORT}"),
+        name,
+        domain: String::new(),
+    }
+}
+
 /// The members of a cluster of this size.
 pub(crate) fn members(count: u64) -> Vec<Member> {
-    let member = |id| Member {
-        id,
-        name: format!("member-{id}"),
-        raft_addr: format!("member-{id}:{RAFT_PORT}"),
-        api_addr: format!("member-{id}:{CLIENT_PORT}"),
-        ..Member::default()
+    let member = |id| {
+        let NewMember { name, raft_addr, api_addr, domain } = newcomer(id);
+        Member { id, name, raft_addr, api_addr, domain }
     };
     (1..=count).map(member).collect()
 }
 
 impl Seat {
-    pub(crate) fn new(member: Member, disk: Disk, furnishing: &Furnishing) -> Arc<Self> {
-        let Furnishing { members, snapshots, skips_barrier, witness, root } = furnishing;
+    /// A place with a fresh disk: of one of the first members, or one that is still to be given.
+    pub(crate) fn new(number: u64, furnishing: &Furnishing) -> Arc<Self> {
+        let Furnishing { members, snapshots, latency, flaw, skips_barrier, witness, root } = furnishing;
+        let disk = Disk::default();
+        disk.set_flaw(*flaw);
+        disk.set_latency(latency.clone());
+        let first = members.iter().find(|member| member.id == number);
         Arc::new(Self {
-            data_dir: root.join(&member.name),
-            member,
+            number,
+            member: first.cloned().map_or_else(OnceLock::new, OnceLock::from),
             disk,
             witness: witness.clone(),
-            bootstrap: members.clone(),
+            data_dir: root.join(name(number)),
+            bootstrap: first.map(|_| members.clone()).unwrap_or_default(),
             snapshots: snapshots.clone(),
             skips_barrier: *skips_barrier,
             running: Mutex::new(None),
         })
+    }
+
+    /// The id that the cluster knows the member by, once it has one.
+    pub(crate) fn id(&self) -> Option<u64> {
+        self.member.get().map(|member| member.id)
+    }
+
+    /// Whether the place is taken by this member from now on.
+    pub(crate) fn take(&self, member: Member) -> bool {
+        self.member.set(member).is_ok()
     }
 
     /// The member, if it runs.
@@ -107,9 +173,9 @@ impl Seat {
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
     }
 
-    async fn open(&self) -> Result<(Handle, Service, Registers), OpenError> {
-        let machine = Registers::new(self.member.id, self.witness.clone());
-        let mut options = Options::new(self.member.id, &self.data_dir, self.bootstrap.clone(), Arc::new(Wires));
+    async fn open(&self, id: u64) -> Result<(Handle, Service, Registers), OpenError> {
+        let machine = Registers::new(id, self.witness.clone());
+        let mut options = Options::new(id, &self.data_dir, self.bootstrap.clone(), Arc::new(Wires));
         options.snapshots = self.snapshots.clone();
         let (handle, service) = open_with(options, machine.clone(), &self.disk).await?;
         Ok((handle, service, machine))
@@ -128,8 +194,11 @@ impl Links for Wires {
 
 /// Runs a member until it is told to end, or until its machine crashes.
 pub(crate) async fn run(seat: Arc<Seat>) -> turmoil::Result {
-    let id = seat.member.id;
-    let (handle, service, machine) = match seat.open().await {
+    let Some(id) = seat.id() else {
+        // It is started again when it is somebody's.
+        return Ok(());
+    };
+    let (handle, service, machine) = match seat.open(id).await {
         Ok(opened) => opened,
         Err(error) => {
             seat.witness.lock().broken("recovery", format_args!("member {id} does not open: {error}"));
@@ -159,6 +228,16 @@ pub(crate) async fn run(seat: Arc<Seat>) -> turmoil::Result {
                         let to = handle.transfer_leadership(None, PATIENCE).await;
                         let to = to.map(|member| member.id);
                         witness.lock().event(format_args!("member {id} hands its office over: {to:?}"));
+                    });
+                }
+                Some(Order::Change(change, answer)) => {
+                    let (handle, witness) = (handle.clone(), seat.witness.clone());
+                    tokio::spawn(async move {
+                        let asked = format!("{change:?}");
+                        let made = change.make(&handle).await;
+                        witness.lock().event(format_args!("member {id} is asked for {asked}: {made:?}"));
+                        // Whoever asked may have lost patience.
+                        let _ = answer.send(made);
                     });
                 }
                 Some(Order::Shutdown) | None => {

@@ -5,7 +5,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::dice::Dice;
-use crate::member::Order;
+use crate::member::{Order, name};
+use crate::operator::{Errand, Fulfilment, Wish};
 use crate::plan::{Fault, Kind, Plan, Who};
 use crate::world::{World, micros};
 
@@ -17,6 +18,12 @@ const STOP: u64 = 20_000;
 
 /// How long a succession waits for the new leader, in milliseconds.
 const ELECTION: u64 = 6000;
+
+/// Members that are added to one cluster at most.
+const NEWCOMERS: u64 = 3;
+
+/// Members below which none is removed.
+const FEWEST: usize = 3;
 
 /// Two members, the lower one first.
 type Link = (u64, u64);
@@ -44,6 +51,8 @@ enum Task {
     Speed { member: u64 },
     /// A disk that works again, and a member that is started on it.
     Mend { member: u64 },
+    /// Turn off a member that was removed.
+    Retire { member: u64 },
     /// Wait for a leader of a later term.
     Succeed { term: u64, old: u64, lasts: u64 },
 }
@@ -59,11 +68,9 @@ pub(crate) struct Nemesis {
     links: BTreeSet<Link>,
     /// Members that something is done to.
     members: BTreeSet<u64>,
+    /// Changes of the members that are under way.
+    errands: Vec<Errand>,
     has_healed: bool,
-}
-
-fn name(member: u64) -> String {
-    format!("member-{member}")
 }
 
 fn link(one: u64, other: u64) -> Link {
@@ -80,6 +87,7 @@ impl Nemesis {
             tasks: Vec::new(),
             links: BTreeSet::new(),
             members: BTreeSet::new(),
+            errands: Vec::new(),
             has_healed: false,
         }
     }
@@ -113,7 +121,18 @@ impl Nemesis {
         self.go_on(world);
     }
 
+    /// Whether no change of the members is under way any more.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.errands.is_empty()
+    }
+
     fn go_on(&mut self, world: &mut World) {
+        for mut errand in std::mem::take(&mut self.errands) {
+            match errand.go_on(&mut self.dice, world) {
+                None => self.errands.push(errand),
+                Some(fulfilment) => self.settle(errand.wish, fulfilment, world),
+            }
+        }
         // What a task brings about may be due at once.
         let tasks = std::mem::take(&mut self.tasks);
         for (at, task) in tasks {
@@ -185,8 +204,52 @@ impl Nemesis {
                 world.seat(member).disk.set_failure(None);
                 self.cut_power(member, 10, world);
             }
+            Task::Retire { member } => {
+                world.seat(member).vacate();
+                world.sim.crash(name(member));
+            }
             Task::Hunt { .. } | Task::Stopping { .. } => unreachable!("each is due or waits"),
         }
+    }
+
+    /// Does what follows from the end of an errand.
+    fn settle(&mut self, wish: Wish, fulfilment: Fulfilment, world: &mut World) {
+        let member = match fulfilment {
+            Fulfilment::Granted(member) => member,
+            Fulfilment::Refused(reason) => {
+                world.witness.lock().event(format_args!("{wish:?} is refused: {reason}"));
+                match wish {
+                    Wish::Replace { dead, .. } => self.start(dead, world),
+                    Wish::Remove { number, .. } => drop(self.members.remove(&number)),
+                    Wish::Add { .. } | Wish::Promote { .. } => {}
+                }
+                return;
+            }
+        };
+        let kind = match wish {
+            Wish::Add { number } => {
+                if let Some(member) = member {
+                    world.join(number, member);
+                    self.errands.push(Errand::new(Wish::Promote { number }));
+                }
+                return;
+            }
+            Wish::Promote { .. } => Kind::Grow,
+            Wish::Remove { number, .. } => {
+                world.leave(number);
+                let lasts = self.dice.within(Kind::Shrink.lasts());
+                self.later(world.now + lasts, Task::Retire { member: number });
+                Kind::Shrink
+            }
+            Wish::Replace { dead, number } => {
+                world.leave(dead);
+                if let Some(member) = member {
+                    world.join(number, member);
+                }
+                Kind::Replace
+            }
+        };
+        world.witness.lock().fault(kind.name(), format_args!("{wish:?}"));
     }
 
     fn later(&mut self, at: u64, task: Task) {
@@ -204,7 +267,7 @@ impl Nemesis {
         self.members.insert(member);
         // Mostly the others are told nothing.
         let is_silent = self.dice.percent(70);
-        let others: Vec<u64> = (1..=self.plan.members)
+        let others: Vec<u64> = (1..=world.known())
             .filter(|other| *other != member && !self.links.contains(&link(member, *other)))
             .collect();
         for other in others.iter().filter(|_| is_silent) {
@@ -233,13 +296,13 @@ impl Nemesis {
     }
 
     /// The links of a member that nothing is done to, and marks them.
-    fn take_links(&mut self, member: u64) -> Vec<Link> {
-        let all = (1..=self.plan.members).filter(|other| *other != member).map(|other| link(member, other));
+    fn take_links(&mut self, member: u64, world: &World) -> Vec<Link> {
+        let all = (1..=world.known()).filter(|other| *other != member).map(|other| link(member, other));
         all.filter(|link| self.links.insert(*link)).collect()
     }
 
     fn cut_off(&mut self, member: u64, lasts: u64, world: &mut World) -> bool {
-        let links = self.take_links(member);
+        let links = self.take_links(member, world);
         for (one, other) in &links {
             world.sim.partition(name(*one), name(*other));
         }
@@ -253,7 +316,7 @@ impl Nemesis {
         let what = format_args!("member {leader} is cut off as soon as it leads, the others forget what they can");
         world.witness.lock().fault("succession", what);
         self.cut_off(leader, lasts, world);
-        for member in 1..=self.plan.members {
+        for member in world.present() {
             if member == old {
                 self.start(old, world);
             } else if member != leader && self.is_up(member, world) {
@@ -262,12 +325,34 @@ impl Nemesis {
         }
     }
 
+    /// Begins a change of the members; told of when it is made.
+    fn change(&mut self, kind: Kind, member: u64, world: &mut World) {
+        let may_come = world.known() < self.plan.members + NEWCOMERS;
+        let wish = match kind {
+            Kind::Grow if may_come => Wish::Add { number: world.announce() },
+            Kind::Shrink if self.is_up(member, world) && world.present().len() > FEWEST => {
+                self.members.insert(member);
+                Wish::Remove { number: member, force: self.dice.percent(30) }
+            }
+            Kind::Replace if self.is_up(member, world) && may_come => {
+                self.cut_power(member, 0, world);
+                // It does not come back.
+                self.tasks.pop();
+                Wish::Replace { dead: member, number: world.announce() }
+            }
+            _ => return,
+        };
+        world.witness.lock().event(format_args!("wanted: {wish:?}"));
+        self.errands.push(Errand::new(wish));
+    }
+
     fn fire(&mut self, fault: Fault, world: &mut World) {
         let Fault { at: _, lasts, kind, who } = fault;
         let leader = world.leader();
-        let first = leader.map_or(1, |(_, id)| id);
-        let members = self.plan.members;
-        let after = |count: u64| (first + count % (members - 1)) % members + 1;
+        let present = world.present();
+        let first = leader.map_or(present[0], |(_, number)| number);
+        let others: Vec<u64> = present.iter().copied().filter(|number| *number != first).collect();
+        let after = |count: u64| others[usize::try_from(count).unwrap_or_default() % others.len()];
         let member = match who {
             Who::Leader => first,
             Who::Follower(count) => after(count),
@@ -285,8 +370,8 @@ impl Nemesis {
                 self.tasks.pop();
                 return self.later(world.now + ELECTION, Task::Succeed { term, old: first, lasts });
             }
-            Kind::Blackout if (1..=self.plan.members).all(|member| self.is_up(member, world)) => {
-                for member in 1..=self.plan.members {
+            Kind::Blackout if present.iter().all(|&member| self.is_up(member, world)) => {
+                for member in present {
                     let spread = self.dice.within(0..200);
                     self.cut_power(member, lasts + spread, world);
                 }
@@ -323,7 +408,7 @@ impl Nemesis {
                 is_free
             }
             Kind::Mute | Kind::Deaf => {
-                let links = self.take_links(member);
+                let links = self.take_links(member, world);
                 for (one, other) in &links {
                     let other = if *one == member { *other } else { *one };
                     let (from, to) = if kind == Kind::Mute { (member, other) } else { (other, member) };
@@ -333,9 +418,9 @@ impl Nemesis {
                 !links.is_empty()
             }
             Kind::Loss => {
-                let mut links = self.take_links(member);
+                let mut links = self.take_links(member, world);
                 if self.dice.percent(50) {
-                    links.extend(self.take_links(after(lasts)));
+                    links.extend(self.take_links(after(lasts), world));
                 }
                 for (one, other) in &links {
                     world.sim.set_link_fail_rate(name(*one), name(*other), 0.02);
@@ -356,6 +441,7 @@ impl Nemesis {
                 self.later(until, Task::Mend { member });
                 true
             }
+            Kind::Grow | Kind::Shrink | Kind::Replace => return self.change(kind, member, world),
             Kind::Transfer if leader.is_some() => world.order(first, Order::Transfer),
             Kind::Crash
             | Kind::Succession

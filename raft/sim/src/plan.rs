@@ -76,14 +76,20 @@ pub(crate) enum Kind {
     BrokenDisk,
     /// The leader hands its office over.
     Transfer,
+    /// A member is added, and given its vote.
+    Grow,
+    /// A member is removed.
+    Shrink,
+    /// A member dies for good, and a new one takes its place.
+    Replace,
     /// A leader that has just been elected is cut off, and the two others of a majority lose their power: who has forgotten
     /// its vote now votes twice.
     Succession,
 }
 
 impl Kind {
-    /// All kinds with how often each is drawn among a hundred.
-    const ALL: [(Self, u64); 15] = [
+    /// All kinds with how often each is drawn, compared to the others.
+    const ALL: [(Self, u64); 18] = [
         (Self::Crash, 18),
         (Self::Blackout, 6),
         (Self::Restart, 6),
@@ -99,6 +105,9 @@ impl Kind {
         (Self::BrokenDisk, 4),
         (Self::Transfer, 6),
         (Self::Succession, 6),
+        (Self::Grow, 8),
+        (Self::Shrink, 8),
+        (Self::Replace, 5),
     ];
 
     /// The name in traces and totals.
@@ -119,11 +128,14 @@ impl Kind {
             Self::BrokenDisk => "broken disk",
             Self::Transfer => "transfer",
             Self::Succession => "succession",
+            Self::Grow => "grow",
+            Self::Shrink => "shrink",
+            Self::Replace => "replace",
         }
     }
 
     /// How long it lasts, in milliseconds.
-    fn lasts(self) -> Range<u64> {
+    pub(crate) fn lasts(self) -> Range<u64> {
         match self {
             Self::Crash => 20..2000,
             Self::Blackout | Self::Restart => 20..1000,
@@ -132,7 +144,8 @@ impl Kind {
             Self::Hold => 200..2500,
             Self::Delay | Self::Loss | Self::SlowDisk => 500..3000,
             Self::BrokenDisk => 200..2000,
-            Self::Transfer => 1..2,
+            Self::Transfer | Self::Grow => 1..2,
+            Self::Shrink | Self::Replace => 1..2000,
             Self::Succession => 2000..4000,
         }
     }
@@ -148,14 +161,14 @@ impl Plan {
     /// The fate that a seed means.
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
-        let heal = 9000;
+        let heal = 8000;
         let mut faults = Vec::new();
         let mut at = dice.within(1000..1600);
         while at < heal - 1000 {
             let kind = draw(&mut dice);
             let who = if dice.percent(45) { Who::Leader } else { Who::Follower(dice.within(0..4)) };
             faults.push(Fault { at, lasts: dice.within(kind.lasts()), kind, who });
-            at += dice.within(50..1500);
+            at += dice.within(50..1200);
         }
         let network = *dice.pick(&[(1, 3), (1, 10), (5, 20), (1, 40)]);
         let disk = *dice.pick(&[(100, 1000), (1000, 5000), (1000, 20_000), (5000, 40_000)]);
@@ -171,7 +184,7 @@ impl Plan {
             entries_kept: dice.within(0..entries_between),
             faults,
             heal,
-            end: heal + 1500,
+            end: heal + 1000,
             dice: dice.fork(),
         }
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use berth_raft::SnapshotPolicy;
-use berth_raft::testing::{Disk, Flaw, simulate};
+use berth_raft::testing::{Flaw, simulate};
+use berth_raft::{Member, SnapshotPolicy};
 use clap::ValueEnum;
 use turmoil::Sim;
 
@@ -18,6 +18,7 @@ use crate::machine::Reply;
 use crate::member::{self, Furnishing, Order, Seat};
 use crate::nemesis::Nemesis;
 use crate::plan::Plan;
+use crate::roster::Roster;
 use crate::witness::Shared;
 
 /// Simulated time between two looks at the network and the members. Coarse, because each costs the same whatever happens.
@@ -59,12 +60,15 @@ pub(crate) struct Outcome {
 /// The cluster while it runs.
 pub(crate) struct World {
     pub(crate) sim: Sim<'static>,
-    pub(crate) seats: Vec<Arc<Seat>>,
+    /// In the order of their numbers.
+    seats: Vec<Arc<Seat>>,
+    furnishing: Furnishing,
+    roster: Rc<Roster>,
     pub(crate) witness: Shared,
     pub(crate) now: u64,
     /// The bug that is made on purpose.
     pub(crate) plant: Option<Plant>,
-    /// Who leads in which term, since when.
+    /// Who leads, by number, in which term and since when.
     leading: BTreeMap<u64, (u64, u64)>,
 }
 
@@ -93,7 +97,7 @@ pub(crate) fn run(seed: u64, plant: Option<Plant>, is_verbose: bool) -> Result<O
         } else {
             nemesis.heal(&mut world);
         }
-        is_over.set(world.now >= end);
+        is_over.set(world.now >= end && nemesis.is_settled());
         if world.now > end + RECOVERY {
             world
                 .witness
@@ -117,7 +121,7 @@ pub(crate) fn run(seed: u64, plant: Option<Plant>, is_verbose: bool) -> Result<O
 
 impl World {
     fn build(seed: u64, plan: &Plan, plant: Option<Plant>, witness: &Shared, root: &Path) -> Self {
-        let mut sim = turmoil::Builder::new()
+        let sim = turmoil::Builder::new()
             .rng_seed(seed)
             .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000))
             .tick_duration(TICK)
@@ -134,38 +138,78 @@ impl World {
                 entries_kept: plan.entries_kept,
                 ..SnapshotPolicy::default()
             },
+            latency: micros(plan.disk.start)..micros(plan.disk.end),
+            flaw: match plant {
+                Some(Plant::LateBarrier) => Flaw::LateBarrier,
+                Some(Plant::ForgottenVote) => Flaw::ForgottenVote,
+                Some(Plant::StaleReads) | None => Flaw::None,
+            },
             skips_barrier: plant == Some(Plant::StaleReads),
             witness: witness.clone(),
             root: root.to_owned(),
         };
-        let mut seats = Vec::new();
-        for member in furnishing.members.clone() {
-            let disk = Disk::default();
-            disk.set_flaw(match plant {
-                Some(Plant::LateBarrier) => Flaw::LateBarrier,
-                Some(Plant::ForgottenVote) => Flaw::ForgottenVote,
-                Some(Plant::StaleReads) | None => Flaw::None,
-            });
-            let name = member.name.clone();
-            let seat = Seat::new(member, disk, &furnishing);
-            seats.push(Arc::clone(&seat));
-            sim.host(name, move || member::run(Arc::clone(&seat)));
-        }
-        let world = Self { sim, seats, witness: witness.clone(), now: 0, plant, leading: BTreeMap::new() };
-        for seat in &world.seats {
-            seat.disk.set_latency(micros(plan.disk.start)..micros(plan.disk.end));
+        let roster = Rc::new(Roster::new(plan.members));
+        let (leading, witness) = (BTreeMap::new(), witness.clone());
+        let mut world = Self { sim, seats: Vec::new(), furnishing, roster, witness, now: 0, plant, leading };
+        for number in 1..=plan.members {
+            world.furnish(number);
         }
         world
     }
 
+    /// Sets up a machine that runs whoever takes the seat.
+    fn furnish(&mut self, number: u64) {
+        let seat = Seat::new(number, &self.furnishing);
+        self.seats.push(Arc::clone(&seat));
+        self.sim.host(member::name(number), move || member::run(Arc::clone(&seat)));
+    }
+
+    /// Sets up a machine for a member that is still to be added.
+    pub(crate) fn announce(&mut self) -> u64 {
+        let number = self.roster.announce();
+        self.furnish(number);
+        number
+    }
+
+    /// A member has been added, and is started.
+    pub(crate) fn join(&mut self, number: u64, member: Member) {
+        self.witness.lock().event(format_args!("member {} takes seat {number}", member.id));
+        if self.seat(number).take(member) {
+            self.roster.join(number);
+            self.sim.bounce(member::name(number));
+        }
+    }
+
+    /// A member has been removed; it may go on for a while.
+    pub(crate) fn leave(&mut self, number: u64) {
+        self.witness.lock().event(format_args!("seat {number} is vacant"));
+        self.roster.leave(number);
+    }
+
+    /// The members' numbers.
+    pub(crate) fn present(&self) -> Vec<u64> {
+        self.roster.present()
+    }
+
+    /// The highest number so far.
+    pub(crate) fn known(&self) -> u64 {
+        self.roster.known()
+    }
+
+    /// Whether it is a member at the moment.
+    pub(crate) fn has(&self, number: u64) -> bool {
+        self.roster.has(number)
+    }
+
     fn host_clients(&mut self, plan: &mut Plan, history: &Rc<History>, is_over: &Rc<Cell<bool>>) {
-        let clients: Vec<_> = (1..=plan.clients).map(|id| Client::new(id, plan, history, &self.witness)).collect();
-        let mut last = Client::new(0, plan, history, &self.witness);
-        let members = plan.members;
+        let clients: Vec<_> =
+            (1..=plan.clients).map(|id| Client::new(id, plan, history, &self.roster, &self.witness)).collect();
+        let mut last = Client::new(0, plan, history, &self.roster, &self.witness);
+        let roster = Rc::clone(&self.roster);
         let is_over = Rc::clone(is_over);
         self.sim.client("clients", async move {
             futures::future::join_all(clients.into_iter().map(|client| client.run(Rc::clone(&is_over)))).await;
-            for member in 1..=members {
+            for member in roster.present() {
                 // Until it succeeds: how long that may take is for whoever runs the simulation to say.
                 while !matches!(last.ask(member, last.sign_of_life()).await, Some(Reply::Changed { .. })) {
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -182,7 +226,7 @@ impl World {
         let mut witness = self.witness.lock();
         witness.now = self.now;
         for seat in &self.seats {
-            let id = seat.member.id;
+            let (number, Some(id)) = (seat.number, seat.id()) else { continue };
             if let Some(ballot) = seat.disk.ballot()? {
                 witness.ballot(id, ballot);
             }
@@ -194,11 +238,11 @@ impl World {
             match leads {
                 Some(term) => {
                     witness.leads(id, term, "itself");
-                    if self.leading.get(&id).is_none_or(|(known, _)| *known != term) {
-                        self.leading.insert(id, (term, self.now));
+                    if self.leading.get(&number).is_none_or(|(known, _)| *known != term) {
+                        self.leading.insert(number, (term, self.now));
                     }
                 }
-                None => drop(self.leading.remove(&id)),
+                None => drop(self.leading.remove(&number)),
             }
         }
         drop(witness);
@@ -212,12 +256,15 @@ impl World {
     fn compare(&mut self) -> Result<()> {
         let mut logs = Vec::new();
         for seat in &self.seats {
-            logs.push((seat.member.id, seat.disk.entries(0)?));
+            if let Some(id) = seat.id() {
+                logs.push((id, seat.disk.entries(0)?));
+            }
         }
         let mut witness = self.witness.lock();
         witness.compare_logs(&logs);
-        for (id, log) in &logs {
-            if let Some((term, since)) = self.leading.get(id)
+        for (number, (term, since)) in &self.leading {
+            let id = self.seat(*number).id();
+            if let Some((id, log)) = logs.iter().find(|(holder, _)| Some(*holder) == id)
                 && since + SETTLED < self.now
             {
                 witness.check_leader(*id, *term, *since, log);
@@ -231,15 +278,16 @@ impl World {
         let deadline = self.now + RECOVERY;
         while !self.is_broken() {
             let states: Vec<_> = self
-                .seats
-                .iter()
-                .filter_map(|seat| Some(seat.running()?.machine.state()))
+                .present()
+                .into_iter()
+                .filter_map(|number| Some(self.seat(number).running()?.machine.state()))
                 .map(|state| (state.index, state.digest))
                 .collect();
             let different: BTreeSet<_> = states.iter().copied().collect();
             if let Some((index, digest)) = different.first().copied()
-                && states.len() == self.seats.len()
+                && states.len() == self.present().len()
                 && different.len() == 1
+                && self.members_agree()
             {
                 self.compare()?;
                 let mut witness = self.witness.lock();
@@ -254,28 +302,42 @@ impl World {
             }
             if self.now > deadline {
                 let law = "liveness";
-                self.witness.lock().broken(law, format_args!("a healed cluster's states do not meet: {states:x?}"));
+                self.witness
+                    .lock()
+                    .broken(law, format_args!("a healed cluster's states or members do not meet: {states:x?}"));
             }
             self.step()?;
         }
         Ok(())
     }
 
+    /// Whether every member knows the members as those that were added and not removed, and no change is half done.
+    fn members_agree(&self) -> bool {
+        let present = self.present();
+        let expected: BTreeSet<_> = present.iter().filter_map(|number| self.seat(*number).id()).collect();
+        present.iter().filter_map(|number| self.seat(*number).running()).all(|running| {
+            let members = running.handle.status().members;
+            let known: BTreeSet<_> = members.iter().map(|one| one.member.id).collect();
+            known == expected && members.iter().all(|one| one.replaces.is_none())
+        })
+    }
+
     pub(crate) fn is_broken(&self) -> bool {
         self.witness.lock().broken.is_some()
     }
 
-    /// The member that leads in the newest term, as far as anyone says so.
+    /// The member that leads in the newest term, as far as any member says so.
     pub(crate) fn leader(&self) -> Option<(u64, u64)> {
-        self.leading.iter().map(|(id, (term, _))| (*term, *id)).max()
+        let leading = self.leading.iter().filter(|(number, _)| self.has(**number));
+        leading.map(|(number, (term, _))| (*term, *number)).max()
     }
 
-    pub(crate) fn seat(&self, id: u64) -> &Arc<Seat> {
-        self.seats.iter().find(|seat| seat.member.id == id).expect("only members are asked for")
+    pub(crate) fn seat(&self, number: u64) -> &Arc<Seat> {
+        self.seats.iter().find(|seat| seat.number == number).expect("only members are asked for")
     }
 
-    pub(crate) fn order(&self, id: u64, order: Order) -> bool {
-        self.seat(id).running().is_some_and(|running| running.orders.send(order).is_ok())
+    pub(crate) fn order(&self, number: u64, order: Order) -> bool {
+        self.seat(number).running().is_some_and(|running| running.orders.send(order).is_ok())
     }
 }
 
