@@ -15,7 +15,7 @@ use crate::plan::expected_faults;
 use crate::world::{Outcome, Plant};
 use crate::{Args, replay};
 
-/// Failures after which no further seed is started.
+/// Failures after which no further seed is started; of a bug that was made on purpose, one is enough.
 const ENOUGH: usize = 3;
 
 /// Seeds after which every kind of fault must have been at work.
@@ -49,6 +49,7 @@ struct Work {
 pub(crate) fn run(seeds: u64, args: &Args) -> Result<ExitCode> {
     let program = std::env::current_exe().context("this program does not find itself")?;
     let began = Instant::now();
+    let enough = if args.plant.is_some() { 1 } else { ENOUGH };
     let work = Mutex::new(Work {
         next: args.first,
         until: args.first.saturating_add(seeds),
@@ -65,7 +66,7 @@ pub(crate) fn run(seeds: u64, args: &Args) -> Result<ExitCode> {
                         // The least number is run whatever it takes.
                         let is_late = args.budget.is_some_and(|budget| began.elapsed() > budget)
                             && work.next >= args.first + args.at_least;
-                        if is_late || work.next >= work.until || work.failures.len() >= ENOUGH {
+                        if is_late || work.next >= work.until || work.failures.len() >= enough {
                             return;
                         }
                         work.next += 1;

@@ -106,5 +106,5 @@ fn single(seed: u64, args: &Args) -> Result<ExitCode> {
 fn replay(seed: u64, plant: Option<Plant>) -> String {
     use clap::ValueEnum;
     let plant = plant.and_then(|plant| plant.to_possible_value()).map(|plant| format!(" --plant {}", plant.get_name()));
-    format!("raftsim --seed {seed}{} -v", plant.unwrap_or_default())
+    format!("cargo run -p berth-raftsim -- --seed {seed}{} -v", plant.unwrap_or_default())
 }

@@ -25,7 +25,7 @@ fn is_found(plant: &str, seeds: &str, law: &str) {
     let output = raftsim(&format!("{seeds} --jobs 2 --plant {plant}"));
     let shown = shown(&output);
     assert!(!output.status.success(), "{plant} was not found: {shown}");
-    assert!(shown.contains(law) && shown.contains("replay: raftsim --seed"), "{shown}");
+    assert!(shown.contains(law) && shown.contains("replay: cargo run -p berth-raftsim -- --seed"), "{shown}");
 }
 
 #[test]
