@@ -168,16 +168,18 @@ fn matches(address: &Address, new: &NewMember) -> bool {
 /// What to do about a change that was asked for.
 pub(crate) fn decide(view: &View, change: &Change) -> Result<Step, Refusal> {
     let step = match change {
-        Change::Add(new) => add(view, new)?,
-        Change::Promote(id) => promote(view, *id)?,
-        Change::Remove { id, force } => remove(view, *id, *force)?,
-        Change::Replace { dead, with } => replace(view, *dead, with)?,
-        Change::Update(member) => update(view, member)?,
+        Change::Add(new) => add(view, new),
+        Change::Promote(id) => promote(view, *id),
+        Change::Remove { id, force } => remove(view, *id, *force),
+        Change::Replace { dead, with } => replace(view, *dead, with),
+        Change::Update(member) => update(view, member),
     };
-    Ok(match (step, view.under_way()) {
-        (Step::Submit { .. }, Some(refusal)) => Step::Wait(refusal),
+    match (step, view.under_way()) {
+        // What is in the log and not committed may still be lost, also if it is just what is asked for.
+        (Ok(Step::Submit { .. } | Step::Done(_)), Some(refusal)) => Ok(Step::Wait(refusal)),
+        (Err(unknown), Some(refusal)) if unknown.kind == RefusalKind::UnknownMember => Ok(Step::Wait(refusal)),
         (step, _) => step,
-    })
+    }
 }
 
 fn name_taken<T>(id: u64, name: &str) -> Result<T, Refusal> {

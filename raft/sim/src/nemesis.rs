@@ -70,6 +70,8 @@ pub(crate) struct Nemesis {
     members: BTreeSet<u64>,
     /// Changes of the members that are under way.
     errands: Vec<Errand>,
+    /// Whether a member has died for good. A second one could cost the majority for good.
+    has_buried: bool,
     has_healed: bool,
 }
 
@@ -88,6 +90,7 @@ impl Nemesis {
             links: BTreeSet::new(),
             members: BTreeSet::new(),
             errands: Vec::new(),
+            has_buried: false,
             has_healed: false,
         }
     }
@@ -234,7 +237,12 @@ impl Nemesis {
                 }
                 return;
             }
-            Wish::Promote { .. } => Kind::Grow,
+            Wish::Promote { number } => {
+                if world.has(number) {
+                    world.give_vote(number);
+                }
+                Kind::Grow
+            }
             Wish::Remove { number, .. } => {
                 world.leave(number);
                 let lasts = self.dice.within(Kind::Shrink.lasts());
@@ -245,6 +253,7 @@ impl Nemesis {
                 world.leave(dead);
                 if let Some(member) = member {
                     world.join(number, member);
+                    world.give_vote(number);
                 }
                 Kind::Replace
             }
@@ -334,7 +343,8 @@ impl Nemesis {
                 self.members.insert(member);
                 Wish::Remove { number: member, force: self.dice.percent(30) }
             }
-            Kind::Replace if self.is_up(member, world) && may_come => {
+            Kind::Replace if self.is_up(member, world) && may_come && !self.has_buried => {
+                self.has_buried = true;
                 self.cut_power(member, 0, world);
                 // It does not come back.
                 self.tasks.pop();

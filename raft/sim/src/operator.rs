@@ -71,6 +71,10 @@ impl Errand {
                     Wish::Remove { .. } if self.is_open && refusal.kind == RefusalKind::UnknownMember => {
                         return Some(Fulfilment::Granted(None));
                     }
+                    // Another one took its place meanwhile.
+                    Wish::Promote { .. } if refusal.kind == RefusalKind::UnknownMember => {
+                        return Some(Fulfilment::Refused(refusal.reason));
+                    }
                     _ if !self.is_open => return Some(Fulfilment::Refused(refusal.reason)),
                     _ => {}
                 },

@@ -8,12 +8,14 @@ use std::collections::BTreeSet;
 pub(crate) struct Roster {
     known: Cell<u64>,
     present: RefCell<BTreeSet<u64>>,
+    voters: RefCell<BTreeSet<u64>>,
 }
 
 impl Roster {
     /// The first members.
     pub(crate) fn new(members: u64) -> Self {
-        Self { known: Cell::new(members), present: RefCell::new((1..=members).collect()) }
+        let first: BTreeSet<u64> = (1..=members).collect();
+        Self { known: Cell::new(members), present: RefCell::new(first.clone()), voters: RefCell::new(first) }
     }
 
     /// The highest number that was given so far.
@@ -32,9 +34,20 @@ impl Roster {
         self.present.borrow_mut().insert(number);
     }
 
+    /// It has a vote, or will get it by itself.
+    pub(crate) fn give_vote(&self, number: u64) {
+        self.voters.borrow_mut().insert(number);
+    }
+
     /// It is a member no more.
     pub(crate) fn leave(&self, number: u64) {
         self.present.borrow_mut().remove(&number);
+        self.voters.borrow_mut().remove(&number);
+    }
+
+    /// Whether it votes.
+    pub(crate) fn votes(&self, number: u64) -> bool {
+        self.voters.borrow().contains(&number)
     }
 
     /// Whether it is a member.

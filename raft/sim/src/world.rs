@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use berth_raft::testing::{Flaw, simulate};
-use berth_raft::{Member, SnapshotPolicy};
+use berth_raft::{Member, Role, SnapshotPolicy};
 use clap::ValueEnum;
 use turmoil::Sim;
 
@@ -180,6 +180,11 @@ impl World {
         }
     }
 
+    /// A member has its vote, or will get it by itself.
+    pub(crate) fn give_vote(&self, number: u64) {
+        self.roster.give_vote(number);
+    }
+
     /// A member has been removed; it may go on for a while.
     pub(crate) fn leave(&mut self, number: u64) {
         self.witness.lock().event(format_args!("seat {number} is vacant"));
@@ -311,13 +316,15 @@ impl World {
         Ok(())
     }
 
-    /// Whether every member knows the members as those that were added and not removed, and no change is half done.
+    /// Whether every member knows the members as those that were added and not removed, the voters as those that were given
+    /// a vote, and no change is half done: what was refused has not been made.
     fn members_agree(&self) -> bool {
         let present = self.present();
-        let expected: BTreeSet<_> = present.iter().filter_map(|number| self.seat(*number).id()).collect();
+        let place = |number: &u64| Some((self.seat(*number).id()?, self.roster.votes(*number)));
+        let expected: BTreeMap<_, _> = present.iter().filter_map(place).collect();
         present.iter().filter_map(|number| self.seat(*number).running()).all(|running| {
             let members = running.handle.status().members;
-            let known: BTreeSet<_> = members.iter().map(|one| one.member.id).collect();
+            let known: BTreeMap<_, _> = members.iter().map(|one| (one.member.id, one.role == Role::Voter)).collect();
             known == expected && members.iter().all(|one| one.replaces.is_none())
         })
     }

@@ -75,6 +75,26 @@ fn adding_the_same_member_again_changes_nothing_and_another_of_its_name_or_addre
 }
 
 #[test]
+fn what_is_in_the_log_and_not_committed_is_not_yet_so() {
+    let (mut view, id) = with_learner(view(3), "x");
+    let moved = Member { raft_addr: "raft-2".to_owned(), ..view.members[&2].address.member(2) };
+    let replaced = Change::Replace { dead: 99, with: new("x") };
+    let asked_again = [Change::Add(new("x")), replaced, Change::Promote(2), Change::Update(moved)];
+    for change in &asked_again {
+        assert!(matches!(decide(&view, change), Ok(Step::Done(_))), "{change:?}");
+    }
+    view.is_committed = false;
+    for change in &asked_again {
+        assert_eq!(kind(decide(&view, change)), RefusalKind::UnderWay, "{change:?}");
+    }
+    // A removal that is lost leaves the member where it was.
+    view.members.remove(&id);
+    assert_eq!(kind(decide(&view, &Change::Remove { id, force: false })), RefusalKind::UnderWay);
+    view.is_committed = true;
+    assert_eq!(kind(decide(&view, &Change::Remove { id, force: false })), RefusalKind::UnknownMember);
+}
+
+#[test]
 fn a_learner_is_promoted_when_it_answers_and_has_caught_up() {
     let (good, id) = with_learner(view(3), "x");
     assert!(matches!(decide(&good, &Change::Promote(id)), Ok(Step::Submit { .. })));
