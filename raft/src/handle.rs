@@ -184,7 +184,10 @@ impl Handle {
             (Err(MembershipError::Refused(refusal)), Some(gone)) if refusal.kind == RefusalKind::UnknownMember => {
                 Ok(gone)
             }
-            (Err(MembershipError::Refused(refusal)), _) if refusal.kind != RefusalKind::UnderWay => Err(refusal.into()),
+            // Refused by who leads now: what the one before it had begun may still come to be.
+            (Err(MembershipError::Refused(refusal)), _) if refusal.kind != RefusalKind::UnderWay => {
+                Err(MembershipError::Unknown { reason: format!("{reason}; asked again: {}", refusal.reason) })
+            }
             (Err(_), _) => Err(MembershipError::Unknown { reason }),
             (done, _) => done,
         }
