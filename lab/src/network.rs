@@ -14,7 +14,7 @@ pub(crate) fn up(plan: &Plan) -> Result<()> {
     let switch = plan.switch();
     let mut namespaces = vec![format!("netns add {switch}")];
     namespaces.extend(plan.members.iter().map(|member| format!("netns add {}", plan.namespace(member))));
-    tool::ip(None, &namespaces)?;
+    tool::ip(plan.number, None, &namespaces)?;
 
     let root = root_link(plan.number);
     let mut lines = vec![
@@ -30,16 +30,20 @@ pub(crate) fn up(plan: &Plan) -> Result<()> {
         lines.push(format!("link add {port} type veth peer name eth0 netns {}", plan.namespace(member)));
         lines.push(format!("link set {port} master br0 up"));
     }
-    tool::ip(Some(&switch), &lines)?;
+    tool::ip(plan.number, Some(&switch), &lines)?;
 
-    tool::ip(None, &[format!("addr add {}/24 dev {root}", root_address(plan.number)), format!("link set {root} up")])?;
+    tool::ip(
+        plan.number,
+        None,
+        &[format!("addr add {}/24 dev {root}", root_address(plan.number)), format!("link set {root} up")],
+    )?;
     for member in &plan.members {
         let lines = [
             "link set lo up".to_owned(),
             format!("addr add {}/24 dev eth0", member.address),
             "link set eth0 up".into(),
         ];
-        tool::ip(Some(&plan.namespace(member)), &lines)?;
+        tool::ip(plan.number, Some(&plan.namespace(member)), &lines)?;
     }
     Ok(())
 }
@@ -52,7 +56,7 @@ fn port(name: &str) -> String {
 /// Pulls a member's cable or plugs it in again.
 pub(crate) fn plug(plan: &Plan, member: &Member, connected: bool) -> Result<()> {
     let state = if connected { "up" } else { "down" };
-    tool::ip(Some(&plan.switch()), &[format!("link set {} {state}", port(&member.name))])
+    tool::ip(plan.number, Some(&plan.switch()), &[format!("link set {} {state}", port(&member.name))])
 }
 
 /// The table of a member's packet filter that holds who is cut off.
@@ -89,7 +93,7 @@ pub(crate) fn down(number: u8) -> Result<()> {
     }
     let lines: Vec<_> =
         process::network_namespaces(number).into_iter().map(|name| format!("netns delete {name}")).collect();
-    if lines.is_empty() { Ok(()) } else { tool::ip(None, &lines) }
+    if lines.is_empty() { Ok(()) } else { tool::ip(number, None, &lines) }
 }
 
 pub(crate) fn root_link_exists(number: u8) -> bool {

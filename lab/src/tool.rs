@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use crate::error::{At as _, Error, Result};
+use crate::process::MARK;
 
 /// Everything the lab calls, beside what it is given.
 const NEEDED: [&str; 8] = ["ip", "nsenter", "unshare", "setsid", "mount", "hostname", "sleep", "virsh"];
@@ -36,12 +37,15 @@ pub(crate) fn run(command: &mut Command) -> Result<Output> {
     if output.status.success() { Ok(output) } else { Err(failed(command, &output)) }
 }
 
-/// Runs many `ip` commands in one process, in a network namespace or in the present one.
-pub(crate) fn ip(namespace: Option<&str>, lines: &[String]) -> Result<()> {
+/// Runs many `ip` commands of lab `number` in one process, in a network namespace or in the present one.
+///
+/// It is marked as the lab's: should its caller be killed, it would go on making what the lab's remover has just looked for.
+pub(crate) fn ip(number: u8, namespace: Option<&str>, lines: &[String]) -> Result<()> {
     let mut command = Command::new(find("ip").unwrap_or_else(|| PathBuf::from("ip")));
     if let Some(namespace) = namespace {
         command.args(["-netns", namespace]);
     }
+    command.env(MARK, number.to_string());
     command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().at("run", "ip")?;
     let text = lines.join("\n") + "\n";
