@@ -24,7 +24,7 @@ use crate::net::proto;
 use crate::options::Member;
 use crate::snapshot::SnapshotStore;
 use crate::status::State;
-use crate::store::log::{Closer, Gauge};
+use crate::store::log::{Closer, Gauge, blocking};
 use crate::supervise::free_bytes;
 use crate::types::{Address, LogId, Metrics, Payload, Raft};
 
@@ -304,6 +304,9 @@ impl Local {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "the consensus did not end cleanly");
         }
+        // A snapshot in the making is given up: nothing is to change in the directory any more.
+        let snapshots = Arc::clone(&self.snapshots);
+        drop(blocking(move || Ok(snapshots.close())).await);
         let mut closer = self.closer.lock().await;
         if let Some(closer) = closer.take() {
             closer.close().await;

@@ -10,10 +10,10 @@
 //! transport sends the very bytes of the file; the receiver checks every record before it believes any.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::OpenError;
@@ -136,7 +136,27 @@ pub(crate) struct SnapshotStore {
     /// Tells temporary files apart.
     sequence: AtomicU64,
     arriving: Mutex<Arriving>,
+    /// Held while a file is made, so that the end of that can be waited for.
+    making: Mutex<()>,
+    is_closed: AtomicBool,
     pub(crate) pace: Pace,
+}
+
+/// Hands bytes on until the store is closed.
+struct WhileOpen<'a> {
+    store: &'a SnapshotStore,
+    writer: StateWriter,
+}
+
+impl Write for WhileOpen<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.store.check_open()?;
+        self.writer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
 }
 
 impl SnapshotStore {
@@ -150,15 +170,38 @@ impl SnapshotStore {
         let Found { newest, superseded } = list(directory)?;
         let current = newest.as_deref().map(checked).transpose()?;
         for path in superseded {
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &path)(error)),
+                _ => {}
+            }
         }
         Ok(Self {
             directory: directory.to_owned(),
             current: Mutex::new(current),
             sequence: AtomicU64::new(0),
             arriving: Mutex::default(),
+            making: Mutex::default(),
+            is_closed: AtomicBool::new(false),
             pace: Pace::new(policy),
         })
+    }
+
+    /// From now on no file is made or named, and none is in the making when this returns: the directory may be opened by
+    /// someone else. Blocks.
+    pub(crate) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        drop(self.working());
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(io::Error::other("this member is shutting down"));
+        }
+        Ok(())
+    }
+
+    fn working(&self) -> MutexGuard<'_, ()> {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is time for another one.
@@ -184,10 +227,14 @@ impl SnapshotStore {
 
     /// Writes a snapshot and makes it the newest, unless a newer one came in between. Blocks.
     pub(crate) fn write(&self, meta: &SnapshotMeta, state: Encoder) -> io::Result<Snapshot> {
+        let _working = self.working();
+        self.check_open()?;
         let aside = self.aside("making");
-        let written = StateWriter::create(&aside, meta).and_then(|mut writer| {
-            state(&mut writer).map_err(io::Error::other)?;
-            writer.finish()
+        let written = StateWriter::create(&aside, meta).and_then(|writer| {
+            let mut while_open = WhileOpen { store: self, writer };
+            state(&mut while_open).map_err(io::Error::other)?;
+            self.check_open()?;
+            while_open.writer.finish()
         });
         if let Err(error) = written {
             // Room is what a full disk needs most; should the removal fail too, the next opening does it.
@@ -199,6 +246,8 @@ impl SnapshotStore {
 
     /// Makes a received snapshot the newest, after checking all of it. Blocks.
     pub(crate) fn install(&self, meta: &SnapshotMeta, received: &SnapshotFile) -> io::Result<SnapshotFile> {
+        let _working = self.working();
+        self.check_open()?;
         let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
         let path = received.path.display();
         let found = received.check().map_err(|flaw| invalid(format!("the snapshot {path} is damaged: {flaw}")))?;
@@ -305,4 +354,39 @@ fn name(last: Option<LogId>) -> String {
 fn parse_name(name: &str) -> Option<(u64, u64)> {
     let (index, term) = name.strip_suffix(".snapshot")?.split_once('-')?;
     Some((index.parse().ok()?, term.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::types::log_id;
+
+    #[test]
+    fn a_store_that_is_closed_leaves_nothing_in_the_making_and_makes_nothing_more() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Arc::new(SnapshotStore::open(root.path()).unwrap());
+        let meta = SnapshotMeta { last_log_id: Some(log_id(1, 7)), ..SnapshotMeta::default() };
+        let (begun, has_begun) = mpsc::channel();
+        let (maker, closer) = (Arc::clone(&store), Arc::clone(&store));
+        let announced = meta.clone();
+        let made = thread::spawn(move || {
+            let endless: Encoder = Box::new(move |out| {
+                loop {
+                    out.write_all(&[7; 1000])?;
+                    begun.send(()).unwrap_or_default();
+                }
+            });
+            maker.write(&announced, endless).map(drop)
+        });
+        has_begun.recv().unwrap();
+        closer.close();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0, "the half of it is gone");
+        assert!(made.join().unwrap().unwrap_err().to_string().contains("shutting down"));
+        let small: Encoder = Box::new(|out| Ok(out.write_all(b"state")?));
+        assert!(store.write(&meta, small).is_err());
+        assert!(SnapshotStore::open(root.path()).unwrap().current().is_none());
+    }
 }
