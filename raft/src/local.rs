@@ -306,7 +306,11 @@ impl Local {
         }
         // A snapshot in the making is given up: nothing is to change in the directory any more.
         let snapshots = Arc::clone(&self.snapshots);
-        drop(blocking(move || Ok(snapshots.close())).await);
+        let close = move || {
+            snapshots.close();
+            Ok(())
+        };
+        drop(blocking(close).await);
         let mut closer = self.closer.lock().await;
         if let Some(closer) = closer.take() {
             closer.close().await;
