@@ -69,9 +69,7 @@ pub trait Consensus: Send + Sync + 'static {
     }
 
     /// Where the APIs of all members answer, `address:port`, by the membership that this member knows.
-    fn controllers(&self) -> Vec<String> {
-        Vec::new()
-    }
+    fn controllers(&self) -> Vec<String>;
 
     /// Who leads.
     fn leadership(&self) -> watch::Receiver<Leadership>;
