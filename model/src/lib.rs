@@ -15,6 +15,7 @@ pub mod image;
 pub mod instancetype;
 pub mod meta;
 pub mod name;
+pub mod placement;
 pub mod sealed;
 pub mod session;
 #[cfg(feature = "testing")]

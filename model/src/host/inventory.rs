@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeId, ThreadSet, Topology};
+use super::{NodeId, PciDevice, ThreadSet, Topology};
 use crate::vm::Accelerator;
 use crate::{Bytes, PageSize};
 
@@ -48,6 +48,8 @@ pub struct Inventory {
     pub memory: Vec<NodeMemory>,
     /// Hugepages by node and size.
     pub hugepages: Vec<HugepagePool>,
+    /// PCI devices that VMs may be given, in ascending order of address.
+    pub devices: Vec<PciDevice>,
     /// What runs guest code.
     pub accelerator: AcceleratorReport,
     /// The versions of what it runs VMs with, for people: `libvirt 11.3.0`, `QEMU 10.0.2`, `Linux 6.18.0`.

@@ -1,20 +1,24 @@
 //! Hosts: the machines that carry VMs.
 
 mod inventory;
+mod pci;
 mod threads;
 mod topology;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use inventory::{AcceleratorReport, HugepagePool, Inventory, NodeMemory};
+pub use pci::{PciAddress, PciAddressError, PciDevice, PciKind};
 pub use threads::{ThreadSet, ThreadSetError};
 pub use topology::{CoreId, NodeId, Thread, ThreadId, Topology};
 
 use crate::image::{ImageOnHost, Sha256Digest};
-use crate::{BootId, Condition, HostUid, Meta, Timestamp, VmUid};
+use crate::placement::{Domain, Taint};
+use crate::vm::Resources;
+use crate::{BootId, Condition, HostUid, Meta, Name, Stamp, Timestamp, VmUid};
 
 /// Whether a host is heard of: replicated transitions, from the leader's count of heartbeats.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -37,11 +41,69 @@ impl fmt::Display for Liveness {
     }
 }
 
-/// What was asked of a host.
+/// A percentage of at least 100.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Percent(pub u32);
+
+impl Percent {
+    /// The most that makes sense of over-subscription: twenty to one.
+    pub const MOST: u32 = 2000;
+
+    /// The percentage; none outside 100 to [`Percent::MOST`].
+    pub const fn checked(percent: u32) -> Option<Self> {
+        if percent >= 100 && percent <= Self::MOST { Some(Self(percent)) } else { None }
+    }
+}
+
+/// How much more a host promises to over-subscribed VMs than it has (requirement C2).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Overcommit {
+    /// Virtual CPUs in percent of CPU threads.
+    pub cpu_percent: Percent,
+    /// Guest memory in percent of memory.
+    pub memory_percent: Percent,
+}
+
+impl Default for Overcommit {
+    /// Four virtual CPUs to a thread; a quarter more memory than there is, which page sharing and ballooning carry.
+    fn default() -> Self {
+        Self { cpu_percent: Percent(400), memory_percent: Percent(125) }
+    }
+}
+
+/// What was asked of a host. Its labels are in its metadata.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct HostSpec {
     /// Takes no new VMs.
     pub cordoned: bool,
+    /// The zone it stands in.
+    pub zone: Option<Name>,
+    /// The rack it stands in.
+    pub rack: Option<Name>,
+    /// Groups it belongs to.
+    pub groups: BTreeSet<Name>,
+    /// Marks that keep VMs away.
+    pub taints: BTreeSet<Taint>,
+    /// What it promises to over-subscribed VMs.
+    pub overcommit: Overcommit,
+}
+
+impl HostSpec {
+    /// The most taints, and the most groups, of one host.
+    pub const MOST: usize = 16;
+}
+
+/// A placement that was ended without the host's word, by an operator's word that the host is dead. It stays until the
+/// host reports the domain gone, and what it had booked there is given to nobody as long.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Eviction {
+    /// Which VM.
+    pub vm: VmUid,
+    /// The placement that ended.
+    pub stamp: Stamp,
+    /// What it had there.
+    pub resources: Resources,
 }
 
 /// A domain that carries Berth's mark and that the controllers do not know or do not place here.
@@ -80,11 +142,23 @@ pub struct Host {
     pub images: BTreeMap<Sha256Digest, ImageOnHost>,
     /// Domains of ours that nobody knows.
     pub orphans: Vec<Orphan>,
+    /// Placements that were ended without its word, in ascending order of VM.
+    pub evictions: Vec<Eviction>,
 }
 
 impl Host {
     /// Its identity, typed.
     pub const fn uid(&self) -> HostUid {
         HostUid(self.meta.uid)
+    }
+
+    /// The part of the cluster that it belongs to, by name; none if it belongs to none of this kind.
+    pub fn domain(&self, domain: &Domain) -> Option<&str> {
+        match domain {
+            Domain::Host => Some(self.meta.name.as_str()),
+            Domain::Rack => self.spec.rack.as_ref().map(Name::as_str),
+            Domain::Zone => self.spec.zone.as_ref().map(Name::as_str),
+            Domain::Label(key) => self.meta.labels.get(key).map(String::as_str),
+        }
     }
 }

@@ -39,6 +39,8 @@ pub struct Thread {
     pub socket: u32,
     /// Its NUMA node.
     pub node: NodeId,
+    /// The last-level cache that it shares: dense numbers of our own, unique on the host.
+    pub cache: u32,
 }
 
 /// The CPU threads of a host that are online and that Berth may use, in ascending order of number.
@@ -91,7 +93,7 @@ mod tests {
 
     fn machine(cores: u32, threads_per_core: u32) -> Topology {
         let mut threads: Vec<_> = (0..cores * threads_per_core)
-            .map(|id| Thread { id: ThreadId(id), core: CoreId(id % cores), socket: 0, node: NodeId(0) })
+            .map(|id| Thread { id: ThreadId(id), core: CoreId(id % cores), socket: 0, node: NodeId(0), cache: 0 })
             .collect();
         threads.sort_unstable_by_key(|thread| thread.id);
         Topology { threads }

@@ -2,16 +2,19 @@
 //! of it ([`VmStatus`]).
 
 mod assignment;
+pub mod budget;
 mod observed;
 mod spec;
 mod status;
+mod tuning;
 
 use serde::{Deserialize, Serialize};
 
 pub use assignment::{Assignment, NodePages, Resources};
 pub use observed::{Accelerator, DomainState, Observed, StopReason};
-pub use spec::{Performance, RunStrategy, VmSpec};
+pub use spec::{DeviceDemand, RunStrategy, VmSpec};
 pub use status::{VmPhase, VmStatus};
+pub use tuning::{CpuShape, NumaPolicy, Performance, Qos, SmtPolicy, Tuning};
 
 use crate::{Meta, Name, Timestamp};
 

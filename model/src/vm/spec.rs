@@ -5,22 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::image::ImageRef;
+use super::{Performance, Tuning};
+use crate::host::{Overcommit, PciKind};
+use crate::placement::Rules;
 use crate::{Bytes, Name, PageSize, Sealed};
-
-/// Which tuning template a VM gets.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub enum Performance {
-    /// Exclusive pinned CPU threads, guest memory on 2 MiB hugepages, virtio-blk with a queue per vCPU and an IOThread.
-    High,
-}
-
-impl fmt::Display for Performance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::High => "high",
-        })
-    }
-}
 
 /// When a VM should run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -40,6 +28,15 @@ impl fmt::Display for RunStrategy {
     }
 }
 
+/// PCI devices of one kind that a VM gets for itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct DeviceDemand {
+    /// What they are.
+    pub kind: PciKind,
+    /// How many, at least one.
+    pub count: u32,
+}
+
 /// What was asked of a VM.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VmSpec {
@@ -47,10 +44,18 @@ pub struct VmSpec {
     pub instance_type: Option<Name>,
     /// Virtual CPUs, 1 to [`VmSpec::MAX_CPUS`].
     pub cpus: u32,
-    /// Guest memory, a whole number of hugepages of the template.
+    /// The preference whose wishes were taken, for people; `tuning` is what counts.
+    pub preference: Option<Name>,
+    /// Guest memory, a whole number of the pages it lies on.
     pub memory: Bytes,
     /// The tuning template.
     pub performance: Performance,
+    /// What the template and the preference came to.
+    pub tuning: Tuning,
+    /// PCI devices that it gets for itself.
+    pub devices: Vec<DeviceDemand>,
+    /// Where it may and should run.
+    pub rules: Rules,
     /// What its disk starts as.
     pub image: ImageRef,
     /// The size of its disk, at least the image's virtual size.
@@ -73,20 +78,62 @@ impl VmSpec {
     /// The most user data, in plain bytes.
     pub const MAX_USER_DATA: Bytes = Bytes::mib(1);
 
+    /// The most PCI devices of one VM.
+    pub const MOST_DEVICES: u32 = 32;
+
     /// The pages that guest memory lies on.
     pub const fn page_size(&self) -> PageSize {
+        self.tuning.pages
+    }
+
+    /// Its block devices: the disk made of its image, and its seed.
+    pub const fn disk_count(&self) -> u32 {
+        1 + self.user_data.is_some() as u32
+    }
+
+    /// Its network cards.
+    pub const fn nic_count(&self) -> u32 {
+        1
+    }
+
+    /// Its passed-through PCI devices.
+    pub fn device_count(&self) -> u32 {
+        self.devices.iter().fold(0, |sum, demand| sum.saturating_add(demand.count))
+    }
+
+    /// Thousandths of a CPU thread that are booked for a VM whose CPUs float, under these ratios; none for a pinned one.
+    pub const fn shared_cpu(&self, ratios: Overcommit) -> u64 {
+        let asked = self.cpus as u64 * 1000;
         match self.performance {
-            Performance::High => PageSize::Huge2M,
+            Performance::High => 0,
+            Performance::Standard => asked,
+            Performance::Density => (asked * 100).div_ceil(ratios.cpu_percent.0 as u64),
         }
+    }
+
+    /// Guest memory that is booked, under these ratios: whole pages.
+    pub const fn booked_memory(&self, ratios: Overcommit) -> Bytes {
+        let asked = match self.performance {
+            Performance::High | Performance::Standard => self.memory.0,
+            Performance::Density => {
+                let exact = (self.memory.0 as u128 * 100).div_ceil(ratios.memory_percent.0 as u128);
+                // At most what was asked, because a ratio is at least 100 %.
+                exact as u64
+            }
+        };
+        Bytes(self.page_size().pages_for(Bytes(asked)) * self.page_size().bytes().0)
     }
 
     /// Ordinary host memory that the VM needs beyond guest memory, booked with it (requirement C8).
     ///
     /// 96 MiB for QEMU itself, 8 MiB for each vCPU's stack and translation state, and 1/512 of guest memory for page
-    /// tables; whole MiB, because people read it. To be calibrated by measurement; it errs on the large side so that a
+    /// tables; 4 MiB for each IOThread of its own; and for a passed-through device 1 GiB once, which the kernel counts as
+    /// locked beside guest memory. Whole MiB, because people read it. To be calibrated by measurement; it errs on the large side so that a
     /// bound VM always starts.
-    pub const fn overhead(&self) -> Bytes {
-        let bytes = Bytes::mib(96).0 + self.cpus as u64 * Bytes::mib(8).0 + self.memory.0 / 512;
+    pub fn overhead(&self) -> Bytes {
+        let locked = if self.devices.is_empty() { 0 } else { Bytes::gib(1).0 };
+        let iothreads = u64::from(self.tuning.dedicated_iothreads) * Bytes::mib(4).0;
+        let bytes = Bytes::mib(96).0 + u64::from(self.cpus) * Bytes::mib(8).0 + self.memory.0 / 512 + iothreads + locked;
         Bytes::mib(bytes.div_ceil(Bytes::mib(1).0))
     }
 }
