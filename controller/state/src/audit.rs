@@ -36,9 +36,14 @@ pub fn audit(cluster: &Cluster) -> Vec<String> {
             broken.push(format!("VM {uid} has an epoch beyond its revision"));
         }
         let held = bookings.entry(assignment.host).or_default();
-        for thread in &assignment.resources.vcpus {
-            if let Some(other) = held.owner(*thread) {
+        for thread in assignment.resources.exclusive() {
+            if let Some(other) = held.owner(thread) {
                 broken.push(format!("thread {thread} of host {} is booked by {other} and {uid}", assignment.host));
+            }
+        }
+        for device in &assignment.resources.devices {
+            if let Some(other) = held.device_owner(*device) {
+                broken.push(format!("device {device} of host {} is booked by {other} and {uid}", assignment.host));
             }
         }
         held.book(*uid, &assignment.resources);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use berth_model::host::Host;
 use berth_model::image::Image;
-use berth_model::instancetype::InstanceType;
+use berth_model::instancetype::{InstanceType, Preference};
 use berth_model::session::Holding;
 use berth_model::vm::Vm;
 use berth_model::{ClusterId, HostUid, Incarnation, Name, Revision, Timestamp, VmUid};
@@ -47,6 +47,8 @@ pub struct Cluster {
     pub images: OrdMap<Name, Arc<Image>>,
     /// All instance types.
     pub instance_types: OrdMap<Name, Arc<InstanceType>>,
+    /// All preferences.
+    pub preferences: OrdMap<Name, Arc<Preference>>,
     /// What hosts remember of their orphans, by host and VM.
     pub holdings: OrdMap<(HostUid, VmUid), Arc<Holding>>,
     /// Answers to remembered requests (law 8).
@@ -130,7 +132,8 @@ impl Cluster {
         self.holdings.iter().filter(move |((held, _), _)| *held == host).map(|(_, holding)| holding)
     }
 
-    /// What is booked on a host, and what its orphans hold there besides: nobody else is placed on that.
+    /// What is booked on a host, and what its orphans and ended placements hold there besides: nobody else is placed on
+    /// that.
     pub fn occupied(&self, host: HostUid) -> Arc<HostBookings> {
         self.occupied_by_others(host, None)
     }
@@ -140,6 +143,9 @@ impl Cluster {
         let mut occupied = self.bookings.get(&host).cloned().unwrap_or_default();
         for holding in self.holdings_on(host).filter(|holding| Some(holding.vm) != but) {
             Arc::make_mut(&mut occupied).book(holding.vm, &holding.resources);
+        }
+        for eviction in self.hosts.get(&host).into_iter().flat_map(|held| &held.evictions) {
+            Arc::make_mut(&mut occupied).book(eviction.vm, &eviction.resources);
         }
         occupied
     }
@@ -219,6 +225,15 @@ impl Cluster {
         revision
     }
 
+    /// Removes a host at the next revision.
+    pub(crate) fn remove_host(&mut self, changes: &mut Vec<Change>, uid: HostUid) {
+        if let Some(before) = self.hosts.remove(&uid) {
+            let revision = self.draw();
+            self.host_names.remove(&before.meta.name);
+            changes.push(Change { revision, object: Object::Host { before: Some(before), after: None } });
+        }
+    }
+
     /// Puts an image in place at the next revision.
     pub(crate) fn put_image(&mut self, changes: &mut Vec<Change>, mut image: Image) -> Revision {
         let revision = self.draw();
@@ -244,6 +259,31 @@ impl Cluster {
         let after = Arc::new(instance_type);
         let before = self.instance_types.insert(after.meta.name.clone(), Arc::clone(&after));
         changes.push(Change { revision, object: Object::InstanceType { before, after: Some(after) } });
+    }
+
+    /// Removes an instance type at the next revision.
+    pub(crate) fn remove_instance_type(&mut self, changes: &mut Vec<Change>, name: &Name) {
+        if let Some(before) = self.instance_types.remove(name) {
+            let revision = self.draw();
+            changes.push(Change { revision, object: Object::InstanceType { before: Some(before), after: None } });
+        }
+    }
+
+    /// Puts a preference in place at the next revision.
+    pub(crate) fn put_preference(&mut self, changes: &mut Vec<Change>, mut preference: Preference) {
+        let revision = self.draw();
+        preference.meta.revision = revision;
+        let after = Arc::new(preference);
+        let before = self.preferences.insert(after.meta.name.clone(), Arc::clone(&after));
+        changes.push(Change { revision, object: Object::Preference { before, after: Some(after) } });
+    }
+
+    /// Removes a preference at the next revision.
+    pub(crate) fn remove_preference(&mut self, changes: &mut Vec<Change>, name: &Name) {
+        if let Some(before) = self.preferences.remove(name) {
+            let revision = self.draw();
+            changes.push(Change { revision, object: Object::Preference { before: Some(before), after: None } });
+        }
     }
 
     /// Moves the indices from one version of a VM to the next.

@@ -1,13 +1,15 @@
 //! What the log carries: batches of commands, each of one actor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::host::Liveness;
+use berth_model::host::{Liveness, Overcommit};
 use berth_model::image::ImageSpec;
+use berth_model::instancetype::{InstanceTypeSpec, PreferenceSpec};
+use berth_model::placement::{Taint, TaintEffect};
 use berth_model::session::{Holding, Report};
 use berth_model::vm::{Resources, RunStrategy, VmSpec};
 use berth_model::{
-    Actor, BootId, ClusterId, Generation, HostUid, ImageUid, Name, RequestId, Revision, Timestamp, VmUid,
+    Actor, BootId, ClusterId, Generation, HostUid, ImageUid, Name, RequestId, Revision, Timestamp, Uid, VmUid,
 };
 
 /// One log entry.
@@ -35,6 +37,29 @@ pub struct Command {
 pub struct Expect {
     /// The object's revision.
     pub revision: Option<Revision>,
+}
+
+/// What an operator changes about a host; what is not named stays as it is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostPatch {
+    /// Labels that it shall have, with their values.
+    pub set_labels: BTreeMap<String, String>,
+    /// Keys of labels that it shall not have.
+    pub remove_labels: Vec<String>,
+    /// Whether it takes new VMs.
+    pub cordoned: Option<bool>,
+    /// The zone it stands in; the inner none: in none.
+    pub zone: Option<Option<Name>>,
+    /// The rack it stands in; the inner none: in none.
+    pub rack: Option<Option<Name>>,
+    /// All groups it shall belong to.
+    pub groups: Option<BTreeSet<Name>>,
+    /// Taints that it shall have; one of the same key and effect is replaced.
+    pub set_taints: Vec<Taint>,
+    /// Taints that it shall not have, by key; no effect means every effect.
+    pub remove_taints: Vec<(String, Option<TaintEffect>)>,
+    /// What it promises to over-subscribed VMs.
+    pub overcommit: Option<Overcommit>,
 }
 
 /// What is asked. Each variant says when it arises.
@@ -171,6 +196,68 @@ pub enum Body {
         /// What the operator saw of the host.
         expect: Expect,
     },
+    /// An operator changes what a VM that has no berth yet asks for, or the rules of one that has.
+    SetSpec {
+        /// Which.
+        vm: VmUid,
+        /// All that is asked of it from now on.
+        spec: Box<VmSpec>,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator changes a host's place, marks or promises.
+    UpdateHost {
+        /// Which.
+        host: HostUid,
+        /// What changes.
+        patch: Box<HostPatch>,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator says that a host which is not heard of is dead: nothing of it runs, whatever it said last.
+    ConfirmDead {
+        /// Which.
+        host: HostUid,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator has the cluster forget a host.
+    RemoveHost {
+        /// Which.
+        host: HostUid,
+        /// Whether it never comes back: what it may still hold of ended placements is then forgotten too.
+        never_returns: bool,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator makes an instance type known.
+    CreateInstanceType {
+        /// Minted at admission.
+        uid: Uid,
+        /// Its name.
+        name: Name,
+        /// What it stands for.
+        spec: InstanceTypeSpec,
+    },
+    /// An operator forgets an instance type. VMs made of it stay as they are.
+    DeleteInstanceType {
+        /// Its name.
+        name: Name,
+    },
+    /// An operator makes a preference known.
+    CreatePreference {
+        /// Minted at admission.
+        uid: Uid,
+        /// Its name.
+        name: Name,
+        /// What it wishes.
+        spec: PreferenceSpec,
+    },
+    /// An operator forgets a preference. VMs made with it stay as they are.
+    DeletePreference {
+        /// Its name.
+        name: Name,
+    },
 }
 
 /// Who a host is and where it answers, as its session's first word said and its certificate proved.
@@ -205,6 +292,14 @@ impl Body {
             Self::NoteHoldings { .. } => "NoteHoldings",
             Self::AdoptOrphan { .. } => "AdoptOrphan",
             Self::RemoveOrphan { .. } => "RemoveOrphan",
+            Self::SetSpec { .. } => "SetSpec",
+            Self::UpdateHost { .. } => "UpdateHost",
+            Self::ConfirmDead { .. } => "ConfirmDead",
+            Self::RemoveHost { .. } => "RemoveHost",
+            Self::CreateInstanceType { .. } => "CreateInstanceType",
+            Self::DeleteInstanceType { .. } => "DeleteInstanceType",
+            Self::CreatePreference { .. } => "CreatePreference",
+            Self::DeletePreference { .. } => "DeletePreference",
         }
     }
 
@@ -225,7 +320,15 @@ impl Body {
             | Self::SetLabels { .. }
             | Self::NoteHoldings { .. }
             | Self::AdoptOrphan { .. }
-            | Self::RemoveOrphan { .. } => 1,
+            | Self::RemoveOrphan { .. }
+            | Self::SetSpec { .. }
+            | Self::UpdateHost { .. }
+            | Self::ConfirmDead { .. }
+            | Self::RemoveHost { .. }
+            | Self::CreateInstanceType { .. }
+            | Self::DeleteInstanceType { .. }
+            | Self::CreatePreference { .. }
+            | Self::DeletePreference { .. } => 1,
         }
     }
 }

@@ -31,6 +31,7 @@ pub(crate) enum Part {
     Request = 6,
     Single = 7,
     Holding = 8,
+    Preference = 9,
 }
 
 /// The digest of a state, or of a part of it.
@@ -144,7 +145,8 @@ impl Cluster {
         let hosts = self.hosts.values().map(|host| Held::Host(host));
         let images = self.images.values().map(|image| Held::Image(image));
         let types = self.instance_types.values().map(|instance_type| Held::InstanceType(instance_type));
-        for held in vms.chain(hosts).chain(images).chain(types) {
+        let preferences = self.preferences.values().map(|preference| Held::Preference(preference));
+        for held in vms.chain(hosts).chain(images).chain(types).chain(preferences) {
             add_object(&mut sum, &held, &held.body());
             change_secret(&mut sum, None, Some(&held));
         }

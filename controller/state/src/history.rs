@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use berth_model::host::Host;
 use berth_model::image::Image;
-use berth_model::instancetype::InstanceType;
+use berth_model::instancetype::{InstanceType, Preference};
 use berth_model::vm::{Vm, VmSpec};
 use berth_model::{Actor, Meta, Name, RequestId, Revision, Sealed, Timestamp, Uid};
 use imbl::Vector;
@@ -43,6 +43,8 @@ pub enum ObjectKind {
     Image,
     /// An instance type.
     InstanceType,
+    /// A preference.
+    Preference,
 }
 
 impl ObjectKind {
@@ -53,6 +55,7 @@ impl ObjectKind {
             Self::Host => "host",
             Self::Image => "image",
             Self::InstanceType => "instancetype",
+            Self::Preference => "preference",
         }
     }
 }
@@ -222,6 +225,7 @@ pub(crate) enum Held<'a> {
     Host(&'a Host),
     Image(&'a Image),
     InstanceType(&'a InstanceType),
+    Preference(&'a Preference),
 }
 
 impl<'a> Held<'a> {
@@ -231,6 +235,7 @@ impl<'a> Held<'a> {
             Self::Host(_) => ObjectKind::Host,
             Self::Image(_) => ObjectKind::Image,
             Self::InstanceType(_) => ObjectKind::InstanceType,
+            Self::Preference(_) => ObjectKind::Preference,
         }
     }
 
@@ -240,6 +245,7 @@ impl<'a> Held<'a> {
             Self::Host(_) => Part::Host,
             Self::Image(_) => Part::Image,
             Self::InstanceType(_) => Part::InstanceType,
+            Self::Preference(_) => Part::Preference,
         }
     }
 
@@ -249,13 +255,14 @@ impl<'a> Held<'a> {
             Self::Host(host) => &host.meta,
             Self::Image(image) => &image.meta,
             Self::InstanceType(instance_type) => &instance_type.meta,
+            Self::Preference(preference) => &preference.meta,
         }
     }
 
     pub(crate) const fn sealed(&self) -> Option<&'a Sealed> {
         match self {
             Self::Vm(vm) => vm.spec.user_data.as_ref(),
-            Self::Host(_) | Self::Image(_) | Self::InstanceType(_) => None,
+            Self::Host(_) | Self::Image(_) | Self::InstanceType(_) | Self::Preference(_) => None,
         }
     }
 
@@ -268,6 +275,9 @@ impl<'a> Held<'a> {
             Self::InstanceType(held) => {
                 record::instance_type_body(InstanceType { meta: unversioned(&held.meta), spec: held.spec })
             }
+            Self::Preference(held) => {
+                record::preference_body(Preference { meta: unversioned(&held.meta), spec: held.spec })
+            }
         }
     }
 }
@@ -278,15 +288,32 @@ fn unversioned(meta: &Meta) -> Meta {
 
 fn without_secret(vm: &Vm) -> Vm {
     let Vm { meta, spec, restart_count, assignment, unplaced, observed } = vm;
-    let VmSpec { instance_type, cpus, memory, performance, image, disk_size, run, user_data } = spec;
+    let VmSpec {
+        instance_type,
+        preference,
+        cpus,
+        memory,
+        performance,
+        tuning,
+        devices,
+        rules,
+        image,
+        disk_size,
+        run,
+        user_data,
+    } = spec;
     let emptied = |sealed: &Sealed| Sealed { key_id: sealed.key_id.clone(), nonce: Vec::new(), ciphertext: Vec::new() };
     Vm {
         meta: unversioned(meta),
         spec: VmSpec {
             instance_type: instance_type.clone(),
+            preference: preference.clone(),
             cpus: *cpus,
             memory: *memory,
             performance: *performance,
+            tuning: *tuning,
+            devices: devices.clone(),
+            rules: rules.clone(),
             image: image.clone(),
             disk_size: *disk_size,
             run: *run,
@@ -304,6 +331,9 @@ fn sides(object: &Object) -> (Option<Held<'_>>, Option<Held<'_>>) {
         Object::Vm { before, after } => (before.as_deref().map(Held::Vm), after.as_deref().map(Held::Vm)),
         Object::Host { before, after } => (before.as_deref().map(Held::Host), after.as_deref().map(Held::Host)),
         Object::Image { before, after } => (before.as_deref().map(Held::Image), after.as_deref().map(Held::Image)),
+        Object::Preference { before, after } => {
+            (before.as_deref().map(Held::Preference), after.as_deref().map(Held::Preference))
+        }
         Object::InstanceType { before, after } => {
             (before.as_deref().map(Held::InstanceType), after.as_deref().map(Held::InstanceType))
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use berth_model::host::Host;
 use berth_model::image::Image;
-use berth_model::instancetype::InstanceType;
+use berth_model::instancetype::{InstanceType, Preference};
 use berth_model::vm::Vm;
 use berth_model::{HostUid, ImageUid, Name, Revision, Timestamp, VmUid};
 
@@ -179,6 +179,48 @@ pub enum Rejection {
         /// The VM's name.
         name: String,
     },
+    /// What a VM asks for can only be changed before it has a berth.
+    #[error("VM {name:?} has its berth; only its rules can be changed now, and they count when it is placed the next time")]
+    Placed {
+        /// Its name.
+        name: String,
+    },
+    /// The host is heard of.
+    #[error("host {name:?} is {liveness}: it is heard of, so what it runs is not for anybody's word to end")]
+    HostHeardOf {
+        /// Its name.
+        name: String,
+        /// How it is.
+        liveness: String,
+    },
+    /// The host still holds something.
+    #[error("host {name:?} cannot be removed: {why}")]
+    HostInUse {
+        /// Its name.
+        name: String,
+        /// What it holds.
+        why: String,
+    },
+    /// It came with the cluster.
+    #[error("{kind} {name:?} is built in and stays")]
+    BuiltIn {
+        /// Such as `instance type`.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// With these it would have more than it may have.
+    #[error("host {name:?} would have {count} {what}, at most {most} are allowed")]
+    TooMany {
+        /// Its name.
+        name: String,
+        /// Such as `taints`.
+        what: String,
+        /// As many as it would have.
+        count: u64,
+        /// As many as it may have.
+        most: u64,
+    },
 }
 
 /// One object before and after a change.
@@ -211,6 +253,13 @@ pub enum Object {
         before: Option<Arc<InstanceType>>,
         /// None when it was removed.
         after: Option<Arc<InstanceType>>,
+    },
+    /// A preference.
+    Preference {
+        /// None when it was created.
+        before: Option<Arc<Preference>>,
+        /// None when it was removed.
+        after: Option<Arc<Preference>>,
     },
 }
 

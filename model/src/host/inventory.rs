@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{NodeId, PciDevice, ThreadSet, Topology};
+use super::{NodeId, PciAddress, PciDevice, ThreadSet, Topology};
 use crate::vm::Accelerator;
 use crate::{Bytes, PageSize};
 
@@ -59,6 +59,11 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// The PCI device of this address.
+    pub fn device(&self, address: PciAddress) -> Option<&PciDevice> {
+        self.devices.binary_search_by_key(&address, |device| device.address).ok().map(|at| &self.devices[at])
+    }
+
     /// Where emulator threads and IOThreads run: the reserve, or every thread of a host that keeps none.
     pub fn housekeeping(&self) -> ThreadSet {
         if self.reserve.is_empty() {

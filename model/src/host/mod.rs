@@ -104,6 +104,8 @@ pub struct Eviction {
     pub stamp: Stamp,
     /// What it had there.
     pub resources: Resources,
+    /// Whether its disk there goes too: only if the VM was being deleted. Otherwise what it holds may be wanted.
+    pub with_disk: bool,
 }
 
 /// A domain that carries Berth's mark and that the controllers do not know or do not place here.

@@ -109,6 +109,15 @@ pub struct PciDevice {
     pub physical: Option<PciAddress>,
 }
 
+impl PciDevice {
+    /// Whether the two can only be given to the same VM: they share an IOMMU group, or one is the virtual function of the
+    /// other, which would see its traffic.
+    pub fn is_tied_to(&self, other: &Self) -> bool {
+        let same_group = self.iommu_group.is_some() && self.iommu_group == other.iommu_group;
+        same_group || self.physical == Some(other.address) || other.physical == Some(self.address)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,6 +37,7 @@ pub(super) fn report(
             conditions: Vec::new(),
             images: BTreeMap::new(),
             orphans: Vec::new(),
+            evictions: Vec::new(),
         },
         (None, None) => {
             return Err(Rejection::NotFound { kind: "host".into(), name: facts.uid.to_string() });
@@ -56,6 +57,7 @@ pub(super) fn report(
         host.liveness_since = at;
     }
     fold(&mut host, report);
+    end_evictions(&mut host, report);
     if before.as_deref() != Some(&host) {
         cluster.put_host(changes, host);
     }
@@ -69,11 +71,14 @@ pub(super) fn report(
 /// Images of one host that are kept.
 const MOST_IMAGES: usize = 10_000;
 
-/// Threads are looked up by their number, so they are kept in its order, each once, whatever a host sends.
+/// Threads and devices are looked up by their numbers, so they are kept in that order, each once, whatever a host sends.
 fn in_order(inventory: &mut Inventory) {
     let threads = &mut inventory.topology.threads;
     threads.sort_by_key(|thread| thread.id);
     threads.dedup_by_key(|thread| thread.id);
+    let devices = &mut inventory.devices;
+    devices.sort_by_key(|device| device.address);
+    devices.dedup_by_key(|device| device.address);
 }
 
 fn fold(host: &mut Host, report: &Report) {
@@ -113,6 +118,14 @@ fn fold(host: &mut Host, report: &Report) {
     if let Some(orphans) = &report.orphans {
         host.orphans.clone_from(orphans);
     }
+}
+
+/// A placement that was ended without the host's word is over once the host reports it gone.
+fn end_evictions(host: &mut Host, report: &Report) {
+    host.evictions.retain(|held| {
+        let ended = |(vm, said): &(VmUid, VmReport)| *vm == held.vm && *said == VmReport::Gone(held.stamp);
+        !report.vms.iter().any(ended)
+    });
 }
 
 /// A host's word about a VM counts only while the VM is placed on that host by that epoch: what it says of another's

@@ -3,6 +3,7 @@
 mod catalog;
 mod host;
 mod orphan;
+mod steer;
 mod vm;
 
 use berth_model::{Revision, Timestamp};
@@ -85,7 +86,7 @@ fn dispatch(
                 version: *version,
                 created_at: at,
             });
-            catalog::seed_instance_types(cluster, at, changes);
+            catalog::seed(cluster, at, changes);
             Ok(Outcome::Done)
         }
         Body::CreateVm { uid, project, name, labels, annotations, spec } => {
@@ -107,6 +108,20 @@ fn dispatch(
         Body::NoteHoldings { host, holdings } => orphan::note_holdings(cluster, *host, holdings),
         Body::AdoptOrphan { host, vm, expect } => orphan::adopt(cluster, changes, at, *host, *vm, *expect),
         Body::RemoveOrphan { host, vm, expect } => orphan::remove(cluster, changes, at, *host, *vm, *expect),
+        Body::SetSpec { vm, spec, expect } => vm::set_spec(cluster, changes, *vm, spec, *expect),
+        Body::UpdateHost { host, patch, expect } => steer::update(cluster, changes, *host, patch, *expect),
+        Body::ConfirmDead { host, expect } => steer::confirm_dead(cluster, changes, at, *host, *expect),
+        Body::RemoveHost { host, never_returns, expect } => {
+            steer::remove(cluster, changes, *host, *never_returns, *expect)
+        }
+        Body::CreateInstanceType { uid, name, spec } => {
+            catalog::create_instance_type(cluster, changes, at, *uid, name, *spec)
+        }
+        Body::DeleteInstanceType { name } => catalog::delete_instance_type(cluster, changes, name),
+        Body::CreatePreference { uid, name, spec } => {
+            catalog::create_preference(cluster, changes, at, *uid, name, *spec)
+        }
+        Body::DeletePreference { name } => catalog::delete_preference(cluster, changes, name),
         Body::SetLabels { vm, set, remove, expect } => vm::set_labels(cluster, changes, *vm, set, remove, *expect),
     }
 }

@@ -87,7 +87,7 @@ pub(super) fn adopt(
             made_of(cluster, &holding, at)
         }
     };
-    vm::check_demand(&adopted.spec, &target.inventory.housekeeping(), &holding.resources)
+    vm::check_demand(&adopted.spec, &target, &holding.resources)
         .map_err(|_| nothing_held())?;
     let others = cluster.occupied_by_others(host, Some(uid));
     if let Some(shortage) = others.shortage(&target.inventory, &holding.resources) {
@@ -130,15 +130,8 @@ pub(super) fn remove(
     let others = cluster.occupied_by_others(host, Some(uid));
     let held = holding.map(|holding| holding.resources.clone());
     let resources = held.filter(|held| others.shortage(&target.inventory, held).is_none());
-    let nothing = Resources {
-        vcpus: Vec::new(),
-        emulator: ThreadSet::default(),
-        iothread: ThreadSet::default(),
-        memory: Vec::new(),
-        overhead: Bytes(0),
-    };
     cluster.remove_holding(host, uid);
-    place(cluster, changes, at, host, vm, resources.unwrap_or(nothing));
+    place(cluster, changes, at, host, vm, resources.unwrap_or_default());
     Ok(Outcome::Vm(uid))
 }
 

@@ -1,10 +1,10 @@
 //! Commands about VMs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_model::host::{Liveness, ThreadSet};
-use berth_model::vm::{Assignment, Resources, RunStrategy, Unplaced, Vm, VmSpec};
+use berth_model::host::{Host, Inventory, Liveness, PciAddress, PciKind, ThreadId, ThreadSet};
+use berth_model::vm::{Assignment, NumaPolicy, Resources, RunStrategy, SmtPolicy, Unplaced, Vm, VmSpec};
 use berth_model::{Epoch, Generation, HostUid, Meta, Name, Timestamp, VmUid};
 
 use super::expected;
@@ -89,6 +89,29 @@ pub(super) fn restart(
     Ok(Outcome::Vm(uid))
 }
 
+/// Before a VM has its berth, anything may be asked of it; afterwards only its rules change what was asked, and they
+/// count when it is placed the next time.
+pub(super) fn set_spec(
+    cluster: &mut Cluster,
+    changes: &mut Vec<Change>,
+    uid: VmUid,
+    spec: &VmSpec,
+    expect: Expect,
+) -> Result<Outcome, Rejection> {
+    let mut vm = Vm::clone(&*living(cluster, uid, expect)?);
+    if vm.spec == *spec {
+        return Ok(Outcome::Vm(uid));
+    }
+    let same_but_rules = VmSpec { rules: vm.spec.rules.clone(), ..spec.clone() } == vm.spec;
+    if vm.assignment.is_some() && !same_but_rules {
+        return Err(Rejection::Placed { name: vm.meta.name.to_string() });
+    }
+    vm.spec = spec.clone();
+    vm.meta.generation = vm.meta.generation.next();
+    cluster.put_vm(changes, |_| vm);
+    Ok(Outcome::Vm(uid))
+}
+
 /// Labels are no part of the spec: the generation stays, and what runs is not touched.
 pub(super) fn set_labels(
     cluster: &mut Cluster,
@@ -164,7 +187,7 @@ pub(super) fn assign(
             why: "a domain of this VM is there already, as an orphan".into(),
         });
     }
-    check_demand(&vm.spec, &target.inventory.housekeeping(), resources)?;
+    check_demand(&vm.spec, target, resources)?;
     let held = cluster.bookings.get(&host).cloned().unwrap_or_default();
     let not_taking = |why: &str| Rejection::HostNotTaking { name: target.meta.name.to_string(), why: why.into() };
     if target.spec.cordoned {
@@ -172,6 +195,9 @@ pub(super) fn assign(
     }
     if target.liveness != Liveness::Alive {
         return Err(not_taking("it is not heard of"));
+    }
+    if target.evictions.iter().any(|held| held.vm == uid) {
+        return Err(not_taking("it may still run this VM by a placement that was ended without its word"));
     }
     if let Some(why) = held.overbooked(&target.inventory) {
         return Err(not_taking(&format!("it is overbooked: {why}")));
@@ -190,20 +216,71 @@ pub(super) fn assign(
     Ok(Outcome::Vm(uid))
 }
 
-/// An assignment gives exactly what was asked: a thread for each vCPU, pages for all memory, and the overhead; and
-/// QEMU's own threads stay where the host keeps room for them, away from what belongs to other VMs.
-pub(super) fn check_demand(spec: &VmSpec, housekeeping: &ThreadSet, resources: &Resources) -> Result<(), Rejection> {
-    let page = spec.page_size();
+/// An assignment gives exactly what was asked: threads for itself or a share of the common ones, pages for all memory,
+/// devices, and the overhead; and QEMU's own threads stay where the host keeps room for them, away from what belongs to
+/// other VMs.
+pub(super) fn check_demand(spec: &VmSpec, host: &Host, resources: &Resources) -> Result<(), Rejection> {
+    let (ratios, page) = (host.spec.overcommit, spec.page_size());
     let pages = resources.memory.iter().fold(0_u64, |sum, part| sum.saturating_add(part.count));
-    let at_home = |threads: &ThreadSet| !threads.is_empty() && threads.iter().all(|id| housekeeping.contains(id));
-    let all_of_one_size = resources.memory.iter().all(|part| part.page == page);
-    let fits = resources.vcpus.len() == spec.cpus as usize
-        && all_of_one_size
-        && pages == page.pages_for(spec.memory)
-        && resources.overhead >= spec.overhead()
-        && at_home(&resources.emulator)
-        && at_home(&resources.iothread);
+    let memory = resources.memory.iter().all(|part| part.page == page)
+        && pages == page.pages_for(spec.booked_memory(ratios))
+        && resources.overhead >= spec.overhead();
+    let fits = memory
+        && has_its_threads(spec, host, resources)
+        && resources.shared_cpu == spec.shared_cpu(ratios)
+        && has_its_devices(spec, &host.inventory, &resources.devices);
     if fits { Ok(()) } else { Err(Rejection::PlanOutdated) }
+}
+
+fn has_its_threads(spec: &VmSpec, host: &Host, resources: &Resources) -> bool {
+    let (topology, housekeeping) = (&host.inventory.topology, host.inventory.housekeeping());
+    let within = |threads: &ThreadSet, room: &ThreadSet| {
+        !threads.is_empty() && threads.iter().all(|thread| room.contains(thread))
+    };
+    if !spec.performance.is_pinned() {
+        let nothing_for_itself = resources.exclusive().next().is_none();
+        return nothing_for_itself
+            && within(&resources.emulator, &housekeeping)
+            && within(&resources.iothread, &housekeeping);
+    }
+    let room = |dedicated: bool| if dedicated { &resources.dedicated } else { &housekeeping };
+    let counted = resources.vcpus.len() == spec.cpus as usize
+        && resources.dedicated.len() == spec.tuning.dedicated_threads() as usize
+        && within(&resources.emulator, room(spec.tuning.dedicated_emulator))
+        && within(&resources.iothread, room(spec.tuning.dedicated_iothreads > 0));
+    let used: Vec<ThreadId> = resources.vcpus.iter().copied().chain(resources.dedicated.iter()).collect();
+    let alone = match spec.tuning.smt {
+        SmtPolicy::Siblings => resources.idle.is_empty(),
+        SmtPolicy::WholeCores | SmtPolicy::Isolate => {
+            let own: BTreeSet<ThreadId> = resources.exclusive().collect();
+            let cores: BTreeSet<_> = used.iter().filter_map(|id| topology.thread(*id)).map(|thread| thread.core).collect();
+            let whole = topology
+                .threads
+                .iter()
+                .filter(|thread| cores.contains(&thread.core))
+                .all(|thread| own.contains(&thread.id));
+            whole && (spec.tuning.smt == SmtPolicy::WholeCores || cores.len() == used.len())
+        }
+    };
+    let one_node = || {
+        let threads = used.iter().filter_map(|id| topology.thread(*id)).map(|thread| thread.node);
+        let nodes: BTreeSet<_> = threads.chain(resources.memory.iter().map(|part| part.node)).collect();
+        nodes.len() <= 1
+    };
+    counted && alone && (spec.tuning.numa == NumaPolicy::Fewest || one_node())
+}
+
+fn has_its_devices(spec: &VmSpec, inventory: &Inventory, devices: &[PciAddress]) -> bool {
+    let mut wanted: BTreeMap<PciKind, u64> = BTreeMap::new();
+    for demand in &spec.devices {
+        *wanted.entry(demand.kind).or_default() += u64::from(demand.count);
+    }
+    let mut given: BTreeMap<PciKind, u64> = BTreeMap::new();
+    for device in devices.iter().filter_map(|address| inventory.device(*address)) {
+        *given.entry(device.kind).or_default() += 1;
+    }
+    wanted.retain(|_, count| *count > 0);
+    given == wanted && devices.len() as u64 == wanted.values().sum::<u64>()
 }
 
 pub(super) fn note_unplaced(

@@ -2,7 +2,7 @@
 
 use berth_model::host::Host;
 use berth_model::image::Image;
-use berth_model::instancetype::InstanceType;
+use berth_model::instancetype::{InstanceType, Preference};
 use berth_model::vm::Vm;
 use berth_model::{Name, Revision};
 
@@ -47,6 +47,8 @@ pub enum Stored {
     Image(Box<Image>),
     /// An instance type.
     InstanceType(Box<InstanceType>),
+    /// A preference.
+    Preference(Box<Preference>),
 }
 
 /// An object at a revision.
@@ -193,6 +195,7 @@ pub fn at(cluster: &Cluster, asked: &Asked<'_>, revision: Revision) -> Result<Op
         Stored::Host(host) => host.meta.revision = its_revision,
         Stored::Image(image) => image.meta.revision = its_revision,
         Stored::InstanceType(instance_type) => instance_type.meta.revision = its_revision,
+        Stored::Preference(preference) => preference.meta.revision = its_revision,
     }
     Ok(Some(Then { object, by, ended }))
 }
@@ -202,6 +205,7 @@ fn current<'a>(cluster: &'a Cluster, asked: &Asked<'_>) -> Option<Held<'a>> {
         ObjectKind::Vm => cluster.vm_by_name(asked.project, asked.name).map(|vm| Held::Vm(vm)),
         ObjectKind::Host => cluster.host_by_name(asked.name).map(|host| Held::Host(host)),
         ObjectKind::Image => cluster.images.get(asked.name).map(|image| Held::Image(image)),
+        ObjectKind::Preference => cluster.preferences.get(asked.name).map(|held| Held::Preference(held)),
         ObjectKind::InstanceType => {
             cluster.instance_types.get(asked.name).map(|instance_type| Held::InstanceType(instance_type))
         }

@@ -3,7 +3,7 @@
 //! A field or variant that is added to the model without a word here does not compile, which is the point: the list of
 //! errors is the work to be done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A frozen form of `M`.
 pub(super) trait Mirror<M>: Sized {
@@ -55,6 +55,16 @@ impl<K: Ord, V, F: Mirror<K> + Ord, G: Mirror<V>> Mirror<BTreeMap<K, V>> for BTr
     }
     fn thaw(self) -> BTreeMap<K, V> {
         self.into_iter().map(|(key, value)| (key.thaw(), value.thaw())).collect()
+    }
+}
+
+/// A set is written down as the list of its members, in order.
+impl<M: Ord, F: Mirror<M>> Mirror<BTreeSet<M>> for Vec<F> {
+    fn freeze(living: BTreeSet<M>) -> Self {
+        living.into_iter().map(F::freeze).collect()
+    }
+    fn thaw(self) -> BTreeSet<M> {
+        self.into_iter().map(F::thaw).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use berth_frame::FrameError;
 use berth_model::host::Host;
 use berth_model::image::Image;
-use berth_model::instancetype::InstanceType;
+use berth_model::instancetype::{InstanceType, Preference};
 use berth_model::session::Holding;
 use berth_model::vm::Vm;
 use berth_model::{HostUid, RequestId};
@@ -37,6 +37,7 @@ mod kind {
     pub(super) const SNAPSHOT_HISTORY_BLOCK: u16 = 0x0207;
     pub(super) const SNAPSHOT_HISTORY_OPEN: u16 = 0x0208;
     pub(super) const SNAPSHOT_HOLDING: u16 = 0x0209;
+    pub(super) const SNAPSHOT_PREFERENCE: u16 = 0x020a;
     pub(super) const SNAPSHOT_END: u16 = 0x02ff;
 }
 
@@ -199,6 +200,10 @@ pub(crate) fn image_body(image: Image) -> Vec<u8> {
 
 pub(crate) fn instance_type_body(instance_type: InstanceType) -> Vec<u8> {
     v1::instance_type_body(instance_type)
+}
+
+pub(crate) fn preference_body(preference: Preference) -> Vec<u8> {
+    v1::preference_body(preference)
 }
 
 pub(crate) fn thaw_body(kind: ObjectKind, body: &[u8]) -> Result<Stored, RecordError> {

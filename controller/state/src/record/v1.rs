@@ -1,4 +1,5 @@
-//! Version 1 of every record. Frozen: nothing here may change any more, golden tests hold the bytes.
+//! Version 1 of every record. Golden tests hold the bytes: until the first release they change on purpose only, and from
+//! then on never again (decision 0007).
 
 mod history;
 
@@ -7,8 +8,9 @@ use std::io::Write;
 use std::sync::Arc;
 
 use berth_model as model;
-use berth_model::host::{NodeId, ThreadId, ThreadSet};
+use berth_model::host::{NodeId, Percent, ThreadId, ThreadSet};
 use berth_model::image::Sha256Digest;
+use berth_model::placement;
 use berth_model::{
     BootId, Bytes, ClusterId, Epoch, Generation, HostUid, ImageUid, Incarnation, Name, RequestId, Revision, Timestamp,
     Uid, VmUid,
@@ -23,21 +25,29 @@ use crate::{command, ledger, outcome};
 
 pub(super) use history::{
     decode_history, decode_holding, encode_history, encode_holding, host_body, image_body, instance_type_body,
-    request_body, singles, thaw_body, vm_body,
+    preference_body, request_body, singles, thaw_body, vm_body,
 };
 
 pub(super) const VERSION: u16 = 1;
 
 leaves! {
-    bool, u8, u16, u32, u64, String, [u8; 32], BootId, Bytes, ClusterId, Epoch, Generation, HostUid, ImageUid,
-    Incarnation, Name, NodeId, RequestId, Revision, Sha256Digest, ThreadId, ThreadSet, Timestamp, Uid, VmUid,
+    bool, i32, u8, u16, u32, u64, String, [u8; 32], BootId, Bytes, ClusterId, Epoch, Generation, HostUid, ImageUid,
+    Incarnation, Name, NodeId, Percent, RequestId, Revision, Sha256Digest, ThreadId, ThreadSet, Timestamp, Uid, VmUid,
 }
 
 frozen_enum! {
     ActorRole = model::ActorRole { Controller, Host, Operator }
     ConditionStatus = model::ConditionStatus { True, False, Unknown }
     PageSize = model::PageSize { Small, Huge2M, Huge1G }
-    Performance = model::vm::Performance { High }
+    Performance = model::vm::Performance { High, Standard, Density }
+    SmtPolicy = model::vm::SmtPolicy { Siblings, WholeCores, Isolate }
+    NumaPolicy = model::vm::NumaPolicy { Fewest, Single }
+    CpuShape = model::vm::CpuShape { Cores, Sockets }
+    Operator = placement::Operator { In, NotIn, Exists, DoesNotExist, Gt, Lt }
+    Domain = placement::Domain { Host, Rack, Zone, Label(key: String) }
+    Strength = placement::Strength { Required, Preferred(weight: u32) }
+    WhenUnsatisfiable = placement::WhenUnsatisfiable { DoNotSchedule, ScheduleAnyway }
+    TaintEffect = placement::TaintEffect { NoSchedule, PreferNoSchedule }
     RunStrategy = model::vm::RunStrategy { Always, Halted }
     Accelerator = model::vm::Accelerator { Kvm, Tcg }
     StopReason = model::vm::StopReason { NeverStarted, GuestShutdown, Asked, Crashed, StartFailed, Unknown }
@@ -50,6 +60,9 @@ frozen_enum! {
         ThreadTaken { thread: ThreadId, by: VmUid },
         Pages { node: NodeId, page: PageSize, wanted: u64, free: u64 },
         Ordinary { wanted: Bytes, free: Bytes },
+        Shared { wanted: u64, capacity: u64 },
+        NoSuchDevice(device: PciAddress),
+        DeviceTaken { device: PciAddress, by: VmUid },
     }
     Outcome = outcome::Outcome { Done, Vm(uid: VmUid), Image(uid: ImageUid), Host(uid: HostUid) }
     Rejection = outcome::Rejection {
@@ -73,6 +86,11 @@ frozen_enum! {
         NoOrphan { host: String, vm: VmUid },
         NothingHeld { host: String, vm: VmUid },
         OrphanIsVm { vm: VmUid, name: String },
+        Placed { name: String },
+        HostHeardOf { name: String, liveness: String },
+        HostInUse { name: String, why: String },
+        BuiltIn { kind: String, name: String },
+        TooMany { name: String, what: String, count: u64, most: u64 },
     }
     Body = command::Body {
         Bootstrap { cluster: ClusterId, version: u32 },
@@ -97,6 +115,14 @@ frozen_enum! {
         NoteHoldings { host: HostUid, holdings: Vec<Holding> },
         AdoptOrphan { host: HostUid, vm: VmUid, expect: Expect },
         RemoveOrphan { host: HostUid, vm: VmUid, expect: Expect },
+        SetSpec { vm: VmUid, spec: VmSpec, expect: Expect },
+        UpdateHost { host: HostUid, patch: HostPatch, expect: Expect },
+        ConfirmDead { host: HostUid, expect: Expect },
+        RemoveHost { host: HostUid, never_returns: bool, expect: Expect },
+        CreateInstanceType { uid: Uid, name: Name, spec: InstanceTypeSpec },
+        DeleteInstanceType { name: Name },
+        CreatePreference { uid: Uid, name: Name, spec: PreferenceSpec },
+        DeletePreference { name: Name },
     }
 }
 
@@ -126,11 +152,61 @@ frozen_struct! {
     Image = model::image::Image { meta: Meta, spec: ImageSpec }
     InstanceTypeSpec = model::instancetype::InstanceTypeSpec { cpus: u32, memory: Bytes }
     InstanceType = model::instancetype::InstanceType { meta: Meta, spec: InstanceTypeSpec }
+    PreferenceSpec = model::instancetype::PreferenceSpec {
+        cpu_shape: Option<CpuShape>,
+        pages: Option<PageSize>,
+        smt: Option<SmtPolicy>,
+        numa: Option<NumaPolicy>,
+        dedicated_emulator: Option<bool>,
+        dedicated_iothreads: Option<u32>,
+    }
+    Preference = model::instancetype::Preference { meta: Meta, spec: PreferenceSpec }
+    Tuning = model::vm::Tuning {
+        pages: PageSize,
+        smt: SmtPolicy,
+        numa: NumaPolicy,
+        dedicated_emulator: bool,
+        dedicated_iothreads: u32,
+        cpu_shape: CpuShape,
+    }
+    PciKind = model::host::PciKind { vendor: u16, product: u16 }
+    PciAddress = model::host::PciAddress { domain: u32, bus: u8, device: u8, function: u8 }
+    PciDevice = model::host::PciDevice {
+        address: PciAddress,
+        kind: PciKind,
+        node: Option<NodeId>,
+        iommu_group: Option<u32>,
+        physical: Option<PciAddress>,
+    }
+    DeviceDemand = model::vm::DeviceDemand { kind: PciKind, count: u32 }
+    Requirement = placement::Requirement { key: String, operator: Operator, values: Vec<String> }
+    HostWish = placement::HostWish { weight: u32, hosts: Selector }
+    VmAffinity = placement::VmAffinity { anti: bool, strength: Strength, domain: Domain, vms: Selector }
+    Spread = placement::Spread {
+        domain: Domain, max_skew: u32, when_unsatisfiable: WhenUnsatisfiable, vms: Selector,
+    }
+    Taint = placement::Taint { key: String, value: String, effect: TaintEffect }
+    Toleration = placement::Toleration {
+        key: Option<String>, value: Option<String>, effect: Option<TaintEffect>,
+    }
+    Rules = placement::Rules {
+        hosts: Vec<Selector>,
+        host_wishes: Vec<HostWish>,
+        host_group: Option<Name>,
+        tolerations: Vec<Toleration>,
+        affinity: Vec<VmAffinity>,
+        spread: Vec<Spread>,
+        priority: i32,
+    }
     VmSpec = model::vm::VmSpec {
         instance_type: Option<Name>,
+        preference: Option<Name>,
         cpus: u32,
         memory: Bytes,
         performance: Performance,
+        tuning: Tuning,
+        devices: Vec<DeviceDemand>,
+        rules: Rules,
         image: ImageRef,
         disk_size: Bytes,
         run: RunStrategy,
@@ -138,7 +214,15 @@ frozen_struct! {
     }
     NodePages = model::vm::NodePages { node: NodeId, page: PageSize, count: u64 }
     Resources = model::vm::Resources {
-        vcpus: Vec<ThreadId>, emulator: ThreadSet, iothread: ThreadSet, memory: Vec<NodePages>, overhead: Bytes,
+        vcpus: Vec<ThreadId>,
+        dedicated: ThreadSet,
+        idle: ThreadSet,
+        emulator: ThreadSet,
+        iothread: ThreadSet,
+        shared_cpu: u64,
+        memory: Vec<NodePages>,
+        overhead: Bytes,
+        devices: Vec<PciAddress>,
     }
     Assignment = model::vm::Assignment { host: HostUid, epoch: Epoch, resources: Resources, at: Timestamp }
     Unplaced = model::vm::Unplaced { since: Timestamp, hosts: u32, refusals: Vec<(Name, String)> }
@@ -160,7 +244,7 @@ frozen_struct! {
         unplaced: Option<Unplaced>,
         observed: Option<Observed>,
     }
-    Thread = model::host::Thread { id: ThreadId, core: CoreId, socket: u32, node: NodeId }
+    Thread = model::host::Thread { id: ThreadId, core: CoreId, socket: u32, node: NodeId, cache: u32 }
     Topology = model::host::Topology { threads: Vec<Thread> }
     NodeMemory = model::host::NodeMemory { node: NodeId, ordinary: Bytes }
     HugepagePool = model::host::HugepagePool { node: NodeId, page: PageSize, total: u64 }
@@ -172,11 +256,32 @@ frozen_struct! {
         reserve: ThreadSet,
         memory: Vec<NodeMemory>,
         hugepages: Vec<HugepagePool>,
+        devices: Vec<PciDevice>,
         accelerator: AcceleratorReport,
         versions: Vec<String>,
         overlap: bool,
     }
-    HostSpec = model::host::HostSpec { cordoned: bool }
+    Overcommit = model::host::Overcommit { cpu_percent: Percent, memory_percent: Percent }
+    HostSpec = model::host::HostSpec {
+        cordoned: bool,
+        zone: Option<Name>,
+        rack: Option<Name>,
+        groups: Vec<Name>,
+        taints: Vec<Taint>,
+        overcommit: Overcommit,
+    }
+    HostPatch = command::HostPatch {
+        set_labels: BTreeMap<String, String>,
+        remove_labels: Vec<String>,
+        cordoned: Option<bool>,
+        zone: Option<Option<Name>>,
+        rack: Option<Option<Name>>,
+        groups: Option<Vec<Name>>,
+        set_taints: Vec<Taint>,
+        remove_taints: Vec<(String, Option<TaintEffect>)>,
+        overcommit: Option<Overcommit>,
+    }
+    Eviction = model::host::Eviction { vm: VmUid, stamp: Stamp, resources: Resources, with_disk: bool }
     Orphan = model::host::Orphan { vm: VmUid, called: String, running: bool }
     Host = model::host::Host {
         meta: Meta,
@@ -189,6 +294,7 @@ frozen_struct! {
         conditions: Vec<Condition>,
         images: BTreeMap<Sha256Digest, ImageOnHost>,
         orphans: Vec<Orphan>,
+        evictions: Vec<Eviction>,
     }
     Holding = model::session::Holding {
         vm: VmUid,
@@ -210,6 +316,19 @@ frozen_struct! {
     Applied = outcome::Applied { revision: Revision, result: Result<Outcome, Rejection> }
     Info = ClusterInfo { id: ClusterId, incarnation: Incarnation, version: u32, created_at: Timestamp }
     RememberedRequest = Remembered { actor: Actor, body: [u8; 32], answer: Applied, at: Timestamp, sequence: u64 }
+}
+
+/// A selector is the list of its conditions.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::record) struct Selector(Vec<Requirement>);
+
+impl Mirror<placement::Selector> for Selector {
+    fn freeze(living: placement::Selector) -> Self {
+        Self(Mirror::freeze(living.0))
+    }
+    fn thaw(self) -> placement::Selector {
+        placement::Selector(self.0.thaw())
+    }
 }
 
 /// What is remembered of orphans has a command of its own: it is no part of this record.
@@ -324,6 +443,10 @@ pub(super) fn write_objects(cluster: &Cluster, out: &mut dyn Write) -> Result<u6
         let living = model::instancetype::InstanceType::clone(instance_type);
         put(freeze::<InstanceType, _>(kind::SNAPSHOT_INSTANCE_TYPE, living))?;
     }
+    for preference in cluster.preferences.values() {
+        let living = model::instancetype::Preference::clone(preference);
+        put(freeze::<Preference, _>(kind::SNAPSHOT_PREFERENCE, living))?;
+    }
     for (id, held) in cluster.requests.iter() {
         put(freeze::<(RequestId, RememberedRequest), _>(kind::SNAPSHOT_REQUEST, (id, held.clone())))?;
     }
@@ -376,6 +499,11 @@ pub(super) fn take_in(cluster: &mut Cluster, record_kind: u16, body: &[u8]) -> R
             let living: model::instancetype::InstanceType =
                 berth_frame::decode_body::<InstanceType>(record_kind, body)?.thaw();
             cluster.instance_types.insert(living.meta.name.clone(), Arc::new(living));
+        }
+        kind::SNAPSHOT_PREFERENCE => {
+            let living: model::instancetype::Preference =
+                berth_frame::decode_body::<Preference>(record_kind, body)?.thaw();
+            cluster.preferences.insert(living.meta.name.clone(), Arc::new(living));
         }
         kind::SNAPSHOT_REQUEST => {
             let (id, held): (RequestId, Remembered) =

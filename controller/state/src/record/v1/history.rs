@@ -4,7 +4,7 @@ use berth_model::{HostUid, Name, RequestId, Revision, Timestamp, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Actor, Holding, Host, Image, Info, InstanceType, Mirror, RecordError, RememberedRequest, Vm, frozen_enum,
+    Actor, Holding, Host, Image, Info, InstanceType, Mirror, Preference, RecordError, RememberedRequest, Vm, frozen_enum,
     frozen_struct,
 };
 use crate::cluster::Cluster;
@@ -13,7 +13,7 @@ use crate::requests;
 use berth_model as model;
 
 frozen_enum! {
-    ObjectKind = history::ObjectKind { Vm, Host, Image, InstanceType }
+    ObjectKind = history::ObjectKind { Vm, Host, Image, InstanceType, Preference }
 }
 
 frozen_struct! {
@@ -78,6 +78,10 @@ pub(in crate::record) fn instance_type_body(held: model::instancetype::InstanceT
     written(&InstanceType::freeze(held))
 }
 
+pub(in crate::record) fn preference_body(held: model::instancetype::Preference) -> Vec<u8> {
+    written(&Preference::freeze(held))
+}
+
 pub(in crate::record) fn thaw_body(kind: history::ObjectKind, body: &[u8]) -> Result<Stored, RecordError> {
     fn read<'a, F: Mirror<M> + Deserialize<'a>, M>(body: &'a [u8]) -> Result<Box<M>, RecordError> {
         let frozen: F = postcard::from_bytes(body)
@@ -88,6 +92,7 @@ pub(in crate::record) fn thaw_body(kind: history::ObjectKind, body: &[u8]) -> Re
         history::ObjectKind::Vm => Stored::Vm(read::<Vm, _>(body)?),
         history::ObjectKind::Host => Stored::Host(read::<Host, _>(body)?),
         history::ObjectKind::Image => Stored::Image(read::<Image, _>(body)?),
+        history::ObjectKind::Preference => Stored::Preference(read::<Preference, _>(body)?),
         history::ObjectKind::InstanceType => Stored::InstanceType(read::<InstanceType, _>(body)?),
     })
 }
