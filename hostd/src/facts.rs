@@ -52,6 +52,7 @@ pub fn gather(config: &Config, preflight: &Preflight, now: Timestamp) -> Result<
         reserve,
         memory,
         hugepages: pools,
+        devices: Vec::new(),
         accelerator: preflight.report(),
         versions: vec![berth_hostsys::kernel_version(Path::new("/"))?],
         overlap: config.lab_slice.is_some(),

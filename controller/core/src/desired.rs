@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_model::host::Eviction;
 use berth_model::session::{Absent, DesiredEntry, Present};
 use berth_model::vm::Vm;
 use berth_model::{HostUid, Incarnation, Stamp, VmUid};
@@ -21,6 +22,11 @@ pub fn desired(
     let incarnation = view.info.map(|info| info.incarnation).unwrap_or_default();
     let mut entries = BTreeMap::new();
     let mut unopened = Vec::new();
+    // Placements that an operator's word ended while the host was silent. No VM has its berth on a host that may still
+    // hold it by such a placement.
+    for Eviction { vm, stamp, resources: _, with_disk } in view.hosts.get(&host).into_iter().flat_map(|host| &host.evictions) {
+        entries.insert(*vm, DesiredEntry::Absent(Absent { vm: *vm, stamp: *stamp, with_disk: *with_disk }));
+    }
     for vm in view.vms_on(host) {
         match entry(vm, incarnation, seal) {
             Ok(entry) => {

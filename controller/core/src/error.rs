@@ -106,6 +106,17 @@ impl From<Rejection> for Error {
                 .hint("create a VM anew and move the data over, then remove the orphan with 'berth host remove-orphan'"),
             Rejection::OrphanIsVm { .. } => Self::new(Kind::Precondition, "BE-5036", message)
                 .hint("look at it with 'berth vm show'; delete that VM first, or adopt the orphan if the VM waits for a host"),
+            Rejection::Placed { .. } => Self::new(Kind::Precondition, "BE-2010", message)
+                .hint("delete it and create it anew to change its size, its template or its devices"),
+            Rejection::HostHeardOf { .. } => Self::new(Kind::Precondition, "BE-2011", message)
+                .hint("stop its daemon, or wait until the host is Suspect or Lost in 'berth host list', if it really is to go"),
+            Rejection::HostInUse { .. } => Self::new(Kind::Precondition, "BE-2012", message).hint(
+                "delete or move what it carries first; for a machine that is dead, 'berth host confirm-dead' ends its VMs' \
+                 berths, and '--never-returns' forgets what it may still hold",
+            ),
+            Rejection::BuiltIn { .. } => Self::new(Kind::Precondition, "BE-2013", message)
+                .hint("create one of your own under another name"),
+            Rejection::TooMany { .. } => Self::new(Kind::Invalid, "BE-1013", message).hint("remove some first"),
             Rejection::AlreadyBootstrapped
             | Rejection::NeedsClusterVersion { .. }
             | Rejection::PlanOutdated

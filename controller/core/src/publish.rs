@@ -83,9 +83,15 @@ impl Publisher {
         self.cluster.send_replace(Arc::new(cluster.clone()));
         self.window.push(cluster.revision, events);
         for change in changes {
-            if let Object::Vm { before, after } = &change.object {
-                let hosts = [before, after].map(|vm| vm.as_deref().and_then(host_of));
-                hosts.into_iter().flatten().for_each(|host| self.bells.ring(host));
+            match &change.object {
+                Object::Vm { before, after } => {
+                    let hosts = [before, after].map(|vm| vm.as_deref().and_then(host_of));
+                    hosts.into_iter().flatten().for_each(|host| self.bells.ring(host));
+                }
+                Object::Host { before: Some(before), after: Some(after) } if before.evictions != after.evictions => {
+                    self.bells.ring(after.uid());
+                }
+                Object::Host { .. } | Object::Image { .. } | Object::InstanceType { .. } | Object::Preference { .. } => {}
             }
         }
     }

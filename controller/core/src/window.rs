@@ -56,7 +56,7 @@ pub fn events(view: &Cluster, changes: &[Change]) -> Vec<Event> {
                     events.push(Event { revision, what: VmEvent::Modified(kept(vm), status) });
                 }
             }
-            Object::Host { .. } | Object::Image { .. } | Object::InstanceType { .. } => {}
+            Object::Host { .. } | Object::Image { .. } | Object::InstanceType { .. } | Object::Preference { .. } => {}
         }
     }
     events

@@ -146,7 +146,14 @@ fn allocate(host: &Host, held: &HostBookings, spec: &VmSpec) -> Result<Resources
         }
     };
     let housekeeping = inventory.housekeeping();
-    Ok(Resources { vcpus, emulator: housekeeping.clone(), iothread: housekeeping, memory, overhead: spec.overhead() })
+    Ok(Resources {
+        vcpus,
+        emulator: housekeeping.clone(),
+        iothread: housekeeping,
+        memory,
+        overhead: spec.overhead(),
+        ..Resources::default()
+    })
 }
 
 struct Node {

@@ -29,7 +29,11 @@ fn main() {
         instance_type: None,
         cpus: 2,
         memory: Bytes::mib(512),
+        preference: None,
         performance: Performance::High,
+        tuning: Tuning::of(Performance::High),
+        devices: Vec::new(),
+        rules: Rules::default(),
         image: ImageRef {
             name: "tiny".parse().expect("a good name"),
             sha256: berth_model::image::Sha256Digest([7; 32]),

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use berth_model::image::Sha256Digest;
 use berth_model::session::{Absent, DesiredEntry, Holding, Present, Welcome};
-use berth_model::vm::{Assignment, Resources, RunStrategy, VmSpec};
-use berth_model::{BootId, Bytes, ClusterId, HostUid, Incarnation, Name, PageSize, Stamp, Term, VmUid};
+use berth_model::vm::{Assignment, DeviceDemand, Performance, Resources, RunStrategy, Tuning, VmSpec};
+use berth_model::{BootId, Bytes, ClusterId, HostUid, Incarnation, Name, Stamp, Term, VmUid};
 
 use crate::clock::Now;
 use crate::journal::Journal;
@@ -32,8 +32,12 @@ pub struct Berth {
     pub cpus: u32,
     /// Guest memory.
     pub memory: Bytes,
-    /// The pages it lies on.
-    pub page: PageSize,
+    /// Its tuning template.
+    pub performance: Performance,
+    /// What the template came to.
+    pub tuning: Tuning,
+    /// PCI devices that were asked for.
+    pub devices: Vec<DeviceDemand>,
     /// What its disk starts as, by name, for people.
     pub image_name: Name,
     /// What its disk starts as.
@@ -51,7 +55,20 @@ pub struct Berth {
 impl Berth {
     fn from_present(present: &Present, stamp: Stamp) -> Self {
         let Present { vm, project, name, spec, assignment, restart_count, user_data: _ } = present;
-        let VmSpec { instance_type: _, cpus, memory, performance: _, image, disk_size, run, user_data: _ } = spec;
+        let VmSpec {
+            instance_type: _,
+            preference: _,
+            cpus,
+            memory,
+            performance,
+            tuning,
+            devices,
+            rules: _,
+            image,
+            disk_size,
+            run,
+            user_data: _,
+        } = spec;
         let Assignment { host: _, epoch: _, resources, at: _ } = assignment;
         Self {
             vm: *vm,
@@ -60,7 +77,9 @@ impl Berth {
             name: name.clone(),
             cpus: *cpus,
             memory: *memory,
-            page: spec.page_size(),
+            performance: *performance,
+            tuning: *tuning,
+            devices: devices.clone(),
             image_name: image.name.clone(),
             image: image.sha256,
             disk_size: *disk_size,
@@ -81,7 +100,9 @@ impl Berth {
             name,
             cpus,
             memory,
-            page: _,
+            performance,
+            tuning,
+            devices,
             image_name,
             image,
             disk_size,
@@ -95,6 +116,9 @@ impl Berth {
             name: name.clone(),
             cpus: *cpus,
             memory: *memory,
+            performance: *performance,
+            tuning: *tuning,
+            devices: devices.clone(),
             image_name: image_name.clone(),
             image: *image,
             disk_size: *disk_size,

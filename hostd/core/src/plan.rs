@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::session::UserData;
-use berth_model::vm::{Accelerator, DomainState, RunStrategy};
+use berth_model::vm::{Accelerator, DomainState, RunStrategy, Tuning};
 use berth_model::{ClusterId, Millis, VmUid};
 
 use crate::backend::DomainSeen;
@@ -322,7 +322,9 @@ fn domain(berth: &Berth, cluster: ClusterId, accelerator: Accelerator, user_data
         name,
         cpus,
         memory,
-        page,
+        performance: _,
+        tuning: Tuning { pages: page, cpu_shape, .. },
+        devices: _,
         image_name: _,
         image,
         disk_size,
@@ -335,6 +337,7 @@ fn domain(berth: &Berth, cluster: ClusterId, accelerator: Accelerator, user_data
         cpus,
         memory,
         page,
+        cpu_shape,
         resources,
         image,
         disk_size,

@@ -4,7 +4,7 @@
 
 use berth_model::image::Sha256Digest;
 use berth_model::session::UserData;
-use berth_model::vm::{Accelerator, Resources};
+use berth_model::vm::{Accelerator, CpuShape, Resources};
 use berth_model::{Bytes, ClusterId, Name, PageSize, Stamp, VmUid};
 
 /// Everything needed to make and run one VM's domain, taken from its accepted entry and the host's own state.
@@ -18,6 +18,8 @@ pub struct DomainSpec {
     pub memory: Bytes,
     /// The pages it lies on.
     pub page: PageSize,
+    /// How its CPUs look to it.
+    pub cpu_shape: CpuShape,
     /// The exact threads and pages.
     pub resources: Resources,
     /// What the disk starts as.

@@ -1,10 +1,11 @@
 //! Values for tests: small, valid, and told apart by their numbers.
 
 use berth_model::host::{AcceleratorReport, Inventory, NodeId, Thread, ThreadId, Topology};
+use berth_model::placement::Rules;
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
 use berth_model::session::{Absent, DesiredEntry, Present, UserData, Welcome};
 use berth_model::vm::{
-    Accelerator, Assignment, DomainState, NodePages, Performance, Resources, RunStrategy, StopReason, VmSpec,
+    Accelerator, Assignment, DomainState, NodePages, Performance, Resources, RunStrategy, StopReason, Tuning, VmSpec,
 };
 use berth_model::{
     BootId, Bytes, ClusterId, Epoch, HostUid, Incarnation, Millis, PageSize, Sealed, Stamp, Term, Timestamp, VmUid,
@@ -69,7 +70,11 @@ pub(crate) fn present(number: u8, epoch: u64) -> Present {
             instance_type: None,
             cpus: 1,
             memory: Bytes::mib(256),
+            preference: None,
             performance: Performance::High,
+            tuning: Tuning::of(Performance::High),
+            devices: Vec::new(),
+            rules: Rules::default(),
             image: ImageRef { name: "tiny".parse().unwrap(), sha256: image(), virtual_size: Bytes::mib(64) },
             disk_size: Bytes::gib(1),
             run: RunStrategy::Always,
@@ -84,6 +89,7 @@ pub(crate) fn present(number: u8, epoch: u64) -> Present {
                 iothread: [ThreadId(0)].into_iter().collect(),
                 memory: vec![NodePages { node: NodeId(0), page: PageSize::Huge2M, count: 128 }],
                 overhead: Bytes::mib(104),
+                ..Resources::default()
             },
             at: Timestamp::from_millis(1),
         },
@@ -139,12 +145,13 @@ pub(crate) fn images() -> std::collections::BTreeMap<Sha256Digest, ImageOnHost> 
 }
 
 pub(crate) fn inventory() -> Inventory {
-    let thread = |id| Thread { id: ThreadId(id), core: berth_model::host::CoreId(id), socket: 0, node: NodeId(0) };
+    let thread = |id| Thread { id: ThreadId(id), core: berth_model::host::CoreId(id), socket: 0, node: NodeId(0), cache: 0 };
     Inventory {
         topology: Topology { threads: (0..4).map(thread).collect() },
         reserve: [ThreadId(0)].into_iter().collect(),
         memory: vec![],
         hugepages: vec![],
+        devices: vec![],
         accelerator: AcceleratorReport { accelerator: Accelerator::Tcg, failed_step: None, detail: None },
         versions: vec![],
         overlap: false,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use berth_host::step::DomainSpec;
 use berth_model::host::NodeId;
-use berth_model::vm::{Accelerator, NodePages};
+use berth_model::vm::{Accelerator, CpuShape, NodePages};
 use berth_model::{Bytes, PageSize};
 
 use crate::capabilities::{Capabilities, domain_type, os_type};
@@ -76,7 +76,7 @@ pub struct Rendered {
 /// A specification that contradicts itself. Hosts never choose, so nothing is repaired here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
-    /// A thread for each vCPU is needed, no more and no fewer.
+    /// A thread for each vCPU is needed, no more and no fewer, or none at all.
     #[error("the VM has {cpus} vCPUs and {threads} threads were chosen for them")]
     ThreadCount {
         /// vCPUs asked for.
@@ -125,7 +125,7 @@ pub fn render(spec: &DomainSpec, files: &DiskFiles, capabilities: &Capabilities)
         .children(capabilities.disk.iothread.then(|| Element::with_text("iothreads", 1)))
         .child(cpu_tune(spec, capabilities))
         .child(Element::new("os").child(os_type(&capabilities.machine)))
-        .child(features(spec.accelerator, capabilities))
+        .child(features(spec, capabilities))
         .child(cpu)
         .child(clock(spec.accelerator))
         .child(Element::with_text("on_poweroff", "destroy"))
@@ -142,12 +142,15 @@ pub fn render(spec: &DomainSpec, files: &DiskFiles, capabilities: &Capabilities)
 
 fn check(spec: &DomainSpec) -> Result<(), RenderError> {
     let resources = &spec.resources;
-    if resources.vcpus.len() != spec.cpus as usize || spec.cpus == 0 {
+    let floats = resources.vcpus.is_empty();
+    if spec.cpus == 0 || (!floats && resources.vcpus.len() != spec.cpus as usize) {
         return Err(RenderError::ThreadCount { cpus: spec.cpus, threads: resources.vcpus.len() });
     }
     let bytes_of = |pages: &NodePages| u128::from(pages.page.bytes().0) * u128::from(pages.count);
     let sum = resources.memory.iter().map(bytes_of).sum::<u128>();
-    if sum != u128::from(spec.memory.0) {
+    // Of an over-subscribed VM less is booked than it may use.
+    let given = if floats { sum <= u128::from(spec.memory.0) } else { sum == u128::from(spec.memory.0) };
+    if !given {
         let pages = Bytes(u64::try_from(sum).unwrap_or(u64::MAX));
         return Err(RenderError::PageSum { memory: spec.memory, pages });
     }
@@ -168,8 +171,11 @@ struct Cell {
 }
 
 /// One guest node for each host node that gives memory. A vCPU belongs where its thread is; one whose node gives no
-/// memory belongs to the first.
+/// memory belongs to the first. A VM whose vCPUs float has none: its memory lies where the kernel puts it.
 fn guest_cells(spec: &DomainSpec, capabilities: &Capabilities) -> Vec<Cell> {
+    if spec.resources.vcpus.is_empty() {
+        return Vec::new();
+    }
     let mut cells: Vec<_> = spec
         .resources
         .memory
@@ -236,13 +242,16 @@ fn cpu_tune(spec: &DomainSpec, capabilities: &Capabilities) -> Element {
         .children(capabilities.disk.iothread.then_some(iothread))
 }
 
-fn features(accelerator: Accelerator, capabilities: &Capabilities) -> Element {
+fn features(spec: &DomainSpec, capabilities: &Capabilities) -> Element {
     // A guest whose vCPUs own their threads gains nothing from paravirtual spinlocks. Taken only with passthrough.
     let dedicated = Element::new("kvm").child(Element::new("hint-dedicated").attr("state", "on"));
+    let owns_threads = spec.accelerator == Accelerator::Kvm
+        && capabilities.cpu_host_passthrough
+        && !spec.resources.vcpus.is_empty();
     Element::new("features")
         .child(Element::new("acpi"))
         .child(Element::new("apic"))
-        .children((accelerator == Accelerator::Kvm && capabilities.cpu_host_passthrough).then_some(dedicated))
+        .children(owns_threads.then_some(dedicated))
         .child(Element::new("vmport").attr("state", "off"))
 }
 
@@ -264,9 +273,13 @@ fn cpu(spec: &DomainSpec, cells: &[Cell], capabilities: &Capabilities, degraded:
             .attr("match", "exact")
             .child(Element::with_text("model", "qemu64").attr("fallback", "forbid")),
     };
-    // A socket per guest node when the vCPUs divide evenly, else one socket.
+    // As many sockets as vCPUs if asked; else a socket per guest node when the vCPUs divide evenly, else one socket.
     let even = cells.windows(2).all(|pair| pair[0].vcpus.len() == pair[1].vcpus.len());
-    let sockets = if even { u32::try_from(cells.len()).unwrap_or(1).max(1) } else { 1 };
+    let sockets = match spec.cpu_shape {
+        CpuShape::Sockets => spec.cpus,
+        CpuShape::Cores if even => u32::try_from(cells.len()).unwrap_or(1).max(1),
+        CpuShape::Cores => 1,
+    };
     let topology =
         Element::new("topology").attr("sockets", sockets).attr("cores", spec.cpus / sockets).attr("threads", 1);
     let numa = Element::new("numa").children(cells.iter().enumerate().map(|(at, cell)| {

@@ -21,6 +21,7 @@ pub fn read(root: &Path) -> Result<Topology, Error> {
         node_of.extend(files::threads(&folder.join("cpulist"))?.iter().map(|thread| (thread, *node)));
     }
 
+    let mut cache_of: BTreeMap<ThreadId, u32> = BTreeMap::new();
     // A core is known by the lowest of its threads that is online.
     let mut core_of: BTreeMap<ThreadId, CoreId> = BTreeMap::new();
     let mut threads = Vec::with_capacity(online.len());
@@ -39,7 +40,13 @@ pub fn read(root: &Path) -> Result<Topology, Error> {
         };
         // Where there are no packages to speak of, the kernel says -1.
         let package: i32 = files::number(&folder.join("physical_package_id"))?;
-        threads.push(Thread { id, core, socket: u32::try_from(package).unwrap_or(0), node });
+        let sharers = last_level_cache(&cpus.join(format!("cpu{id}/cache")))?;
+        let first = sharers.as_ref().and_then(|sharers| sharers.iter().find(|sharer| online.contains(*sharer)));
+        let next = u32::try_from(cache_of.len()).expect("a thread set holds far fewer than 2^32 threads");
+        // A machine that says nothing of caches, as many VMs do, has one a socket as far as anybody can tell.
+        let socket = u32::try_from(package).unwrap_or(0);
+        let cache = first.map_or(socket, |first| *cache_of.entry(first).or_insert(next));
+        threads.push(Thread { id, core, socket, node, cache });
     }
     Ok(Topology { threads })
 }
@@ -48,6 +55,23 @@ pub fn read(root: &Path) -> Result<Topology, Error> {
 fn siblings(folder: &Path) -> Result<ThreadSet, Error> {
     let path = folder.join("core_cpus_list");
     if path.exists() { files::threads(&path) } else { files::threads(&folder.join("thread_siblings_list")) }
+}
+
+/// The threads that share the cache of the highest level; none where the kernel does not say.
+fn last_level_cache(folder: &Path) -> Result<Option<ThreadSet>, Error> {
+    let mut last: Option<(i32, ThreadSet)> = None;
+    // The kernel numbers them from 0 without gaps.
+    for index in 0.. {
+        let cache = folder.join(format!("index{index}"));
+        if !cache.join("level").exists() || !cache.join("shared_cpu_list").exists() {
+            break;
+        }
+        let level = files::number(&cache.join("level"))?;
+        if last.as_ref().is_none_or(|(highest, _)| level > *highest) {
+            last = Some((level, files::threads(&cache.join("shared_cpu_list"))?));
+        }
+    }
+    Ok(last.map(|(_, sharers)| sharers))
 }
 
 /// The part of `whole` that a slice of the machine may use; numbers stay as they are.

@@ -11,7 +11,7 @@ use berth_libvirt::{LibvirtBackend, Options};
 use berth_model::host::{NodeId, ThreadId};
 use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::session::UserData;
-use berth_model::vm::{Accelerator, NodePages, Resources};
+use berth_model::vm::{Accelerator, CpuShape, NodePages, Resources};
 use berth_model::{Bytes, Epoch, Incarnation, PageSize, Stamp};
 
 const SECRET: &[u8] = b"#cloud-config\nhostname: web\n";
@@ -59,12 +59,14 @@ fn domain(image: Sha256Digest) -> Box<DomainSpec> {
         cpus: 1,
         memory: Bytes::mib(64),
         page: PageSize::Small,
+        cpu_shape: CpuShape::Cores,
         resources: Resources {
             vcpus: vec![ThreadId(0)],
             emulator: [ThreadId(0)].into_iter().collect(),
             iothread: [ThreadId(0)].into_iter().collect(),
             memory: vec![NodePages { node: NodeId(0), page: PageSize::Small, count: 16384 }],
             overhead: Bytes::mib(104),
+            ..Resources::default()
         },
         image,
         disk_size: Bytes::mib(16),

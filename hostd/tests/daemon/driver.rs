@@ -12,10 +12,11 @@ use berth_hostd::driver::{Driver, Handle, Parts, now};
 use berth_hostd::known_controllers::KnownControllers;
 use berth_hostd::ledger_store::LedgerStore;
 use berth_model::host::{AcceleratorReport, Inventory, NodeId, ThreadId, Topology};
+use berth_model::placement::Rules;
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
 use berth_model::session::{Absent, DesiredEntry, Present, UserData, VmReport};
 use berth_model::vm::{
-    Accelerator, Assignment, DomainState, NodePages, Performance, Resources, RunStrategy, StopReason, VmSpec,
+    Accelerator, Assignment, DomainState, NodePages, Performance, Resources, RunStrategy, StopReason, Tuning, VmSpec,
 };
 use berth_model::{BootId, Bytes, Epoch, HostUid, Incarnation, Millis, PageSize, Stamp, Timestamp, VmUid};
 use berth_pki::Role;
@@ -50,7 +51,11 @@ fn entry(number: u8, run: RunStrategy) -> DesiredEntry {
             instance_type: None,
             cpus: 1,
             memory: Bytes::mib(256),
+            preference: None,
             performance: Performance::High,
+            tuning: Tuning::of(Performance::High),
+            devices: Vec::new(),
+            rules: Rules::default(),
             image: ImageRef { name: "tiny".parse().unwrap(), sha256: image(), virtual_size: Bytes::mib(64) },
             disk_size: Bytes::gib(1),
             run,
@@ -65,6 +70,7 @@ fn entry(number: u8, run: RunStrategy) -> DesiredEntry {
                 iothread: [ThreadId(0)].into_iter().collect(),
                 memory: vec![NodePages { node: NodeId(0), page: PageSize::Huge2M, count: 128 }],
                 overhead: Bytes::mib(104),
+                ..Resources::default()
             },
             at: Timestamp::from_millis(1),
         },

@@ -65,6 +65,13 @@ pub struct Overcommit {
     pub memory_percent: Percent,
 }
 
+impl Overcommit {
+    /// Nothing is promised twice.
+    pub const NONE: Self = Self { cpu_percent: Percent(100), memory_percent: Percent(100) };
+    /// The most that can be promised.
+    pub const MOST: Self = Self { cpu_percent: Percent(Percent::MOST), memory_percent: Percent(Percent::MOST) };
+}
+
 impl Default for Overcommit {
     /// Four virtual CPUs to a thread; a quarter more memory than there is, which page sharing and ballooning carry.
     fn default() -> Self {

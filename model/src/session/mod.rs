@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{Inventory, Orphan};
 use crate::image::{ImageOnHost, Sha256Digest};
-use crate::vm::{Assignment, Observed, Resources, RunStrategy, VmSpec};
+use crate::vm::{Assignment, DeviceDemand, Observed, Performance, Resources, RunStrategy, Tuning, VmSpec};
 use crate::{BootId, Bytes, ClusterId, Condition, HostUid, Incarnation, Millis, Name, Revision, Stamp, Term, VmUid};
 
 /// The versions of this protocol that one side speaks.
@@ -233,6 +233,12 @@ pub struct Holding {
     pub cpus: u32,
     /// Guest memory.
     pub memory: Bytes,
+    /// Its tuning template.
+    pub performance: Performance,
+    /// What the template came to.
+    pub tuning: Tuning,
+    /// PCI devices that it had been asked for.
+    pub devices: Vec<DeviceDemand>,
     /// What its disk started as, by name.
     pub image_name: Name,
     /// What its disk started as.

@@ -12,8 +12,9 @@ use crate::host::{
     ThreadSet, Topology,
 };
 use crate::image::{Image, ImageOnHost, ImageRef, ImageSpec, Sha256Digest};
+use crate::placement::Rules;
 use crate::session::Report;
-use crate::vm::{Accelerator, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, Vm, VmSpec};
+use crate::vm::{Accelerator, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, Tuning, Vm, VmSpec};
 use crate::{
     Actor, ActorRole, BootId, Bytes, ClusterId, Epoch, HostUid, ImageUid, Meta, Name, PageSize, Revision, Timestamp,
     Uid, VmUid,
@@ -90,7 +91,7 @@ impl Machine {
             .map(|id| {
                 let core = id % all;
                 let node = core / self.cores.max(1);
-                Thread { id: ThreadId(id), core: CoreId(core), socket: node, node: NodeId(node) }
+                Thread { id: ThreadId(id), core: CoreId(core), socket: node, node: NodeId(node), cache: node }
             })
             .collect();
         let topology = Topology { threads };
@@ -103,6 +104,7 @@ impl Machine {
                 .map(|node| HugepagePool { node, page: PageSize::Huge2M, total: self.hugepages })
                 .collect(),
             topology,
+            devices: Vec::new(),
             accelerator: AcceleratorReport { accelerator: Accelerator::Kvm, failed_step: None, detail: None },
             versions: vec!["libvirt 11.3.0".into(), "QEMU 10.0.2".into()],
             overlap: false,
@@ -131,7 +133,11 @@ pub fn vm_spec(cpus: u32, memory: Bytes) -> VmSpec {
         instance_type: None,
         cpus,
         memory,
+        preference: None,
         performance: Performance::High,
+        tuning: Tuning::of(Performance::High),
+        devices: Vec::new(),
+        rules: Rules::default(),
         image: image_ref(),
         disk_size: Bytes::gib(1),
         run: RunStrategy::Always,
@@ -159,6 +165,7 @@ pub fn host(number: u32, inventory: Inventory) -> Host {
         conditions: Vec::new(),
         images: BTreeMap::from([(digest(1), ImageOnHost::Verified { virtual_size: IMAGE_SIZE })]),
         orphans: Vec::new(),
+        evictions: Vec::new(),
     }
 }
 
@@ -172,6 +179,7 @@ pub fn resources(inventory: &Inventory, spec: &VmSpec, vcpus: impl IntoIterator<
         iothread: housekeeping,
         memory: vec![NodePages { node: NodeId(node), page, count: page.pages_for(spec.memory) }],
         overhead: spec.overhead(),
+        ..Resources::default()
     }
 }
 

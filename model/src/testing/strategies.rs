@@ -8,13 +8,15 @@ use proptest::prelude::*;
 
 use super::{digest, host_uid, image_ref, name, vm_uid};
 use crate::host::{
-    AcceleratorReport, CoreId, HugepagePool, Inventory, Liveness, NodeId, NodeMemory, Orphan, Thread, ThreadId,
-    ThreadSet, Topology,
+    AcceleratorReport, CoreId, HugepagePool, Inventory, Liveness, NodeId, NodeMemory, Orphan, PciAddress, PciDevice,
+    PciKind, Thread, ThreadId, ThreadSet, Topology,
 };
 use crate::image::ImageOnHost;
+use crate::placement::Rules;
 use crate::session::{Report, VmReport};
 use crate::vm::{
-    Accelerator, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, StopReason, VmSpec,
+    Accelerator, CpuShape, DomainState, NodePages, NumaPolicy, Observed, Performance, Resources, RunStrategy, SmtPolicy,
+    StopReason, Tuning, VmSpec,
 };
 use crate::{
     Bytes, Condition, ConditionStatus, Epoch, HostUid, Incarnation, Name, PageSize, Sealed, Stamp, Timestamp, VmUid,
@@ -78,6 +80,38 @@ fn thread_sets() -> impl Strategy<Value = ThreadSet> {
     vec(thread_ids(), 0..4).prop_map(|ids| ids.into_iter().collect())
 }
 
+fn pci_addresses() -> impl Strategy<Value = PciAddress> {
+    (0..4_u8).prop_map(|device| PciAddress { domain: 0, bus: 1, device, function: 0 })
+}
+
+fn devices() -> impl Strategy<Value = PciDevice> {
+    let group = option::of(0..3_u32);
+    (pci_addresses(), option::of(nodes()), group, option::of(pci_addresses())).prop_map(
+        |(address, node, iommu_group, physical)| {
+            let kind = PciKind { vendor: 0x1af4, product: 0x1041 };
+            PciDevice { address, kind, node, iommu_group, physical }
+        },
+    )
+}
+
+/// A template, and tuning that may or may not go with it.
+pub fn tunings() -> impl Strategy<Value = (Performance, Tuning)> {
+    let smt = prop_oneof![
+        3 => Just(SmtPolicy::Siblings),
+        1 => Just(SmtPolicy::WholeCores),
+        1 => Just(SmtPolicy::Isolate)
+    ];
+    let numa = prop_oneof![3 => Just(NumaPolicy::Fewest), 1 => Just(NumaPolicy::Single)];
+    let shape = prop_oneof![Just(CpuShape::Cores), Just(CpuShape::Sockets)];
+    let performance =
+        prop_oneof![3 => Just(Performance::High), 1 => Just(Performance::Standard), 1 => Just(Performance::Density)];
+    (performance, pages(), smt, numa, any::<bool>(), 0..3_u32, shape).prop_map(
+        |(performance, pages, smt, numa, dedicated_emulator, dedicated_iothreads, cpu_shape)| {
+            (performance, Tuning { pages, smt, numa, dedicated_emulator, dedicated_iothreads, cpu_shape })
+        },
+    )
+}
+
 fn accelerators() -> impl Strategy<Value = Accelerator> {
     prop_oneof![Just(Accelerator::Kvm), Just(Accelerator::Tcg)]
 }
@@ -119,6 +153,7 @@ pub fn inventories() -> impl Strategy<Value = Inventory> {
         core: CoreId(core),
         socket,
         node,
+        cache: socket,
     });
     let memory = (nodes(), amounts()).prop_map(|(node, ordinary)| NodeMemory { node, ordinary });
     let pool = (nodes(), pages(), counts()).prop_map(|(node, page, total)| HugepagePool { node, page, total });
@@ -129,15 +164,17 @@ pub fn inventories() -> impl Strategy<Value = Inventory> {
         thread_sets(),
         vec(memory, 0..4),
         vec(pool, 0..5),
+        vec(devices(), 0..4),
         accelerator,
         vec(texts(), 0..2),
         any::<bool>(),
     )
-        .prop_map(|(threads, reserve, memory, hugepages, accelerator, versions, overlap)| Inventory {
+        .prop_map(|(threads, reserve, memory, hugepages, devices, accelerator, versions, overlap)| Inventory {
             topology: Topology { threads },
             reserve,
             memory,
             hugepages,
+            devices,
             accelerator,
             versions,
             overlap,
@@ -149,12 +186,16 @@ pub fn vm_specs() -> impl Strategy<Value = VmSpec> {
     let sealed = (texts(), vec(any::<u8>(), 0..4), vec(any::<u8>(), 0..8))
         .prop_map(|(key_id, nonce, ciphertext)| Sealed { key_id, nonce, ciphertext });
     let cpus = prop_oneof![8 => 0..5_u32, 1 => Just(u32::MAX)];
-    (option::of(names()), cpus, amounts(), amounts(), runs(), option::of(sealed)).prop_map(
-        |(instance_type, cpus, memory, disk_size, run, user_data)| VmSpec {
+    (option::of(names()), cpus, amounts(), tunings(), amounts(), runs(), option::of(sealed)).prop_map(
+        |(instance_type, cpus, memory, (performance, tuning), disk_size, run, user_data)| VmSpec {
             instance_type,
             cpus,
             memory,
-            performance: Performance::High,
+            preference: None,
+            performance,
+            tuning,
+            devices: Vec::new(),
+            rules: Rules::default(),
             image: image_ref(),
             disk_size,
             run,
@@ -166,9 +207,27 @@ pub fn vm_specs() -> impl Strategy<Value = VmSpec> {
 /// What may be chosen for a VM, beyond what a planner would choose.
 pub fn resources() -> impl Strategy<Value = Resources> {
     let part = (nodes(), pages(), counts()).prop_map(|(node, page, count)| NodePages { node, page, count });
-    (vec(thread_ids(), 0..5), thread_sets(), thread_sets(), vec(part, 0..4), amounts()).prop_map(
-        |(vcpus, emulator, iothread, memory, overhead)| Resources { vcpus, emulator, iothread, memory, overhead },
+    (
+        vec(thread_ids(), 0..5),
+        (thread_sets(), thread_sets()),
+        thread_sets(),
+        thread_sets(),
+        counts(),
+        vec(part, 0..4),
+        amounts(),
+        vec(pci_addresses(), 0..2),
     )
+        .prop_map(|(vcpus, (dedicated, idle), emulator, iothread, shared_cpu, memory, overhead, devices)| Resources {
+            vcpus,
+            dedicated,
+            idle,
+            emulator,
+            iothread,
+            shared_cpu,
+            memory,
+            overhead,
+            devices,
+        })
 }
 
 /// What a host may see of a VM.

@@ -473,6 +473,7 @@ fn what_is_spoken_for_is_the_sum_of_assignments_on_that_host_alone() {
                 iothread: "0".parse().unwrap(),
                 memory: vec![NodePages { node: NodeId(0), page: PageSize::Huge2M, count: 128 }],
                 overhead: Bytes::mib(112),
+                ..Resources::default()
             },
             at: Timestamp::from_millis(0),
         }),

@@ -7,10 +7,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_model::host::{Host, Orphan, ThreadSet};
+use berth_model::host::{Host, Orphan};
 use berth_model::image::{ImageRef, Sha256Digest};
 use berth_model::session::Holding;
-use berth_model::vm::{Assignment, Performance, Resources, RunStrategy, Vm, VmSpec};
+use berth_model::placement::Rules;
+use berth_model::vm::{Assignment, Performance, Resources, RunStrategy, Tuning, Vm, VmSpec};
 use berth_model::{Bytes, Epoch, HostUid, Meta, Name, Timestamp, VmUid};
 
 use super::{expected, vm};
@@ -87,8 +88,8 @@ pub(super) fn adopt(
             made_of(cluster, &holding, at)
         }
     };
-    vm::check_demand(&adopted.spec, &target, &holding.resources)
-        .map_err(|_| nothing_held())?;
+    // By which ratios it was booked nobody knows any more; what it holds is taken as it is.
+    vm::check_demand(&adopted.spec, &target, None, &holding.resources).map_err(|_| nothing_held())?;
     let others = cluster.occupied_by_others(host, Some(uid));
     if let Some(shortage) = others.shortage(&target.inventory, &holding.resources) {
         return Err(Rejection::DoesNotFit(shortage));
@@ -152,15 +153,33 @@ fn place(
 
 /// The VM that a host remembers. Its labels, annotations and user data are lost; its disk and its seed are on the host.
 fn made_of(cluster: &Cluster, holding: &Holding, at: Timestamp) -> Vm {
-    let Holding { vm, project, name, cpus, memory, image_name, image, disk_size, run, resources: _, restart_count } =
-        holding;
+    let Holding {
+        vm,
+        project,
+        name,
+        cpus,
+        memory,
+        performance,
+        tuning,
+        devices,
+        image_name,
+        image,
+        disk_size,
+        run,
+        resources: _,
+        restart_count,
+    } = holding;
     let same = cluster.images.values().find(|known| known.spec.sha256 == *image);
     let virtual_size = same.map_or(*disk_size, |known| known.spec.virtual_size);
     let spec = VmSpec {
         instance_type: None,
+        preference: None,
         cpus: *cpus,
         memory: *memory,
-        performance: Performance::High,
+        performance: *performance,
+        tuning: *tuning,
+        devices: devices.clone(),
+        rules: Rules::default(),
         image: ImageRef { name: image_name.clone(), sha256: *image, virtual_size },
         disk_size: *disk_size,
         run: *run,
@@ -176,9 +195,13 @@ fn unknown(uid: VmUid, called: &str, at: Timestamp) -> Vm {
     let (project, name) = parsed.unwrap_or_else(|| (Name::default_project(), word("orphan")));
     let spec = VmSpec {
         instance_type: None,
+        preference: None,
         cpus: 1,
         memory: VmSpec::MIN_MEMORY,
         performance: Performance::High,
+        tuning: Tuning::of(Performance::High),
+        devices: Vec::new(),
+        rules: Rules::default(),
         image: ImageRef { name: word("unknown"), sha256: Sha256Digest([0; 32]), virtual_size: Bytes(0) },
         disk_size: Bytes(0),
         run: RunStrategy::Halted,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use berth_model::host::{Host, Inventory, Liveness, PciAddress, PciKind, ThreadId, ThreadSet};
+use berth_model::host::{Host, Inventory, Liveness, Overcommit, PciAddress, PciKind, ThreadId, ThreadSet};
 use berth_model::vm::{Assignment, NumaPolicy, Resources, RunStrategy, SmtPolicy, Unplaced, Vm, VmSpec};
 use berth_model::{Epoch, Generation, HostUid, Meta, Name, Timestamp, VmUid};
 
@@ -187,7 +187,7 @@ pub(super) fn assign(
             why: "a domain of this VM is there already, as an orphan".into(),
         });
     }
-    check_demand(&vm.spec, target, resources)?;
+    check_demand(&vm.spec, target, Some(target.spec.overcommit), resources)?;
     let held = cluster.bookings.get(&host).cloned().unwrap_or_default();
     let not_taking = |why: &str| Rejection::HostNotTaking { name: target.meta.name.to_string(), why: why.into() };
     if target.spec.cordoned {
@@ -218,16 +218,25 @@ pub(super) fn assign(
 
 /// An assignment gives exactly what was asked: threads for itself or a share of the common ones, pages for all memory,
 /// devices, and the overhead; and QEMU's own threads stay where the host keeps room for them, away from what belongs to
-/// other VMs.
-pub(super) fn check_demand(spec: &VmSpec, host: &Host, resources: &Resources) -> Result<(), Rejection> {
-    let (ratios, page) = (host.spec.overcommit, spec.page_size());
+/// other VMs. `ratios`: those of over-subscription; none: any.
+pub(super) fn check_demand(
+    spec: &VmSpec,
+    host: &Host,
+    ratios: Option<Overcommit>,
+    resources: &Resources,
+) -> Result<(), Rejection> {
+    let page = spec.page_size();
     let pages = resources.memory.iter().fold(0_u64, |sum, part| sum.saturating_add(part.count));
-    let memory = resources.memory.iter().all(|part| part.page == page)
-        && pages == page.pages_for(spec.booked_memory(ratios))
-        && resources.overhead >= spec.overhead();
-    let fits = memory
+    let (least, most) = match ratios {
+        Some(ratios) => (ratios, ratios),
+        None => (Overcommit::MOST, Overcommit::NONE),
+    };
+    let booked = |ratios| page.pages_for(spec.booked_memory(ratios));
+    let fits = resources.memory.iter().all(|part| part.page == page)
+        && (booked(least)..=booked(most)).contains(&pages)
+        && (spec.shared_cpu(least)..=spec.shared_cpu(most)).contains(&resources.shared_cpu)
+        && resources.overhead >= spec.overhead()
         && has_its_threads(spec, host, resources)
-        && resources.shared_cpu == spec.shared_cpu(ratios)
         && has_its_devices(spec, &host.inventory, &resources.devices);
     if fits { Ok(()) } else { Err(Rejection::PlanOutdated) }
 }

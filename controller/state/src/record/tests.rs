@@ -50,6 +50,7 @@ fn resources() -> Resources {
         iothread: "1".parse().unwrap(),
         memory: vec![part(0, PageSize::Huge2M, 128), part(1, PageSize::Small, 300), part(1, PageSize::Huge1G, 1)],
         overhead: Bytes::mib(112),
+        ..Resources::default()
     }
 }
 

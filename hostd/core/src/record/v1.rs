@@ -1,4 +1,5 @@
-//! Version 1 of every ledger record. Frozen: nothing here may change any more, golden tests hold the bytes.
+//! Version 1 of every ledger record. Golden tests hold the bytes: until the first release they change on purpose only, and
+//! from then on never again (decision 0007).
 
 use berth_model as model;
 use berth_model::host::{NodeId, ThreadId, ThreadSet};
@@ -15,7 +16,7 @@ use crate::ledger;
 pub(super) const VERSION: u16 = 1;
 
 leaves! {
-    bool, u32, u64, Bytes, Epoch, Incarnation, Name, NodeId, Sha256Digest, ThreadId, ThreadSet, Timestamp, VmUid,
+    bool, u8, u16, u32, u64, Bytes, Epoch, Incarnation, Name, NodeId, Sha256Digest, ThreadId, ThreadSet, Timestamp, VmUid,
 }
 
 /// Milliseconds since boot.
@@ -34,6 +35,10 @@ impl Mirror<clock::BootTime> for BootTime {
 frozen_enum! {
     PageSize = model::PageSize { Small, Huge2M, Huge1G }
     RunStrategy = model::vm::RunStrategy { Always, Halted }
+    Performance = model::vm::Performance { High, Standard, Density }
+    SmtPolicy = model::vm::SmtPolicy { Siblings, WholeCores, Isolate }
+    NumaPolicy = model::vm::NumaPolicy { Fewest, Single }
+    CpuShape = model::vm::CpuShape { Cores, Sockets }
     StopReason = model::vm::StopReason { NeverStarted, GuestShutdown, Asked, Crashed, StartFailed, Unknown }
     Run = journal::Run {
         Never,
@@ -47,8 +52,27 @@ frozen_struct! {
     Stamp = model::Stamp { incarnation: Incarnation, epoch: Epoch }
     NodePages = model::vm::NodePages { node: NodeId, page: PageSize, count: u64 }
     Resources = model::vm::Resources {
-        vcpus: Vec<ThreadId>, emulator: ThreadSet, iothread: ThreadSet, memory: Vec<NodePages>, overhead: Bytes,
+        vcpus: Vec<ThreadId>,
+        dedicated: ThreadSet,
+        idle: ThreadSet,
+        emulator: ThreadSet,
+        iothread: ThreadSet,
+        shared_cpu: u64,
+        memory: Vec<NodePages>,
+        overhead: Bytes,
+        devices: Vec<PciAddress>,
     }
+    Tuning = model::vm::Tuning {
+        pages: PageSize,
+        smt: SmtPolicy,
+        numa: NumaPolicy,
+        dedicated_emulator: bool,
+        dedicated_iothreads: u32,
+        cpu_shape: CpuShape,
+    }
+    PciKind = model::host::PciKind { vendor: u16, product: u16 }
+    PciAddress = model::host::PciAddress { domain: u32, bus: u8, device: u8, function: u8 }
+    DeviceDemand = model::vm::DeviceDemand { kind: PciKind, count: u32 }
     Berth = ledger::Berth {
         vm: VmUid,
         stamp: Stamp,
@@ -56,7 +80,9 @@ frozen_struct! {
         name: Name,
         cpus: u32,
         memory: Bytes,
-        page: PageSize,
+        performance: Performance,
+        tuning: Tuning,
+        devices: Vec<DeviceDemand>,
         image_name: Name,
         image: Sha256Digest,
         disk_size: Bytes,

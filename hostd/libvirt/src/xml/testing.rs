@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use berth_host::step::{DomainSpec, Mark};
 use berth_model::host::{NodeId, ThreadId};
 use berth_model::image::Sha256Digest;
-use berth_model::vm::{Accelerator, NodePages, Resources};
+use berth_model::vm::{Accelerator, CpuShape, NodePages, Resources};
 use berth_model::{Bytes, Epoch, Incarnation, PageSize, Stamp};
 
 use super::{BaseImage, DiskFiles, DiskFormat};
@@ -63,12 +63,14 @@ pub(crate) fn spec(accelerator: Accelerator, threads: &[u32], memory: &[(u32, u6
         cpus: u32::try_from(threads.len()).unwrap(),
         memory: Bytes::mib(2 * memory.iter().map(|(_, count)| count).sum::<u64>()),
         page: PageSize::Huge2M,
+        cpu_shape: CpuShape::Cores,
         resources: Resources {
             vcpus: threads.iter().copied().map(ThreadId).collect(),
             emulator: "0-1".parse().unwrap(),
             iothread: "1".parse().unwrap(),
             memory: memory.iter().map(pages).collect(),
             overhead: Bytes::mib(112),
+            ..Resources::default()
         },
         image: Sha256Digest([7; 32]),
         disk_size: Bytes::gib(8),

@@ -19,7 +19,7 @@ use berth_host::step::{DomainSpec, Mark};
 use berth_libvirt::{BaseImage, Capabilities, DiskFiles, DiskFormat, LibvirtBackend, Options};
 use berth_model::host::{NodeId, ThreadId};
 use berth_model::image::Sha256Digest;
-use berth_model::vm::{Accelerator, NodePages, Resources};
+use berth_model::vm::{Accelerator, CpuShape, NodePages, Resources};
 use berth_model::{Bytes, ClusterId, Epoch, Incarnation, PageSize, Stamp, VmUid};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -200,12 +200,14 @@ fn spec(vm: VmUid) -> DomainSpec {
         cpus: 2,
         memory,
         page: PageSize::Small,
+        cpu_shape: CpuShape::Cores,
         resources: Resources {
             vcpus: vec![ThreadId(1), ThreadId(0)],
             emulator: "0-1".parse().unwrap(),
             iothread: "1".parse().unwrap(),
             memory: pages(PageSize::Small, memory),
             overhead: Bytes::mib(112),
+            ..Resources::default()
         },
         image: Sha256Digest([0; 32]),
         disk_size: Bytes::mib(1),
