@@ -10,7 +10,7 @@ use berth_model::host::{Host, Liveness, NodeId, ThreadId};
 use berth_model::image::ImageOnHost;
 use berth_model::vm::{NodePages, Resources, Vm, VmSpec};
 use berth_model::{HostUid, Name, PageSize};
-use berth_state::{Cluster, HostBookings};
+use berth_state::{Cluster, HostBookings, Stray};
 
 use crate::refusal::{Refusal, total_pages};
 
@@ -33,7 +33,7 @@ pub fn place(
     bookings: impl Fn(HostUid) -> Arc<HostBookings>,
     vm: &Vm,
 ) -> Result<(HostUid, Resources, Candidate), Vec<(Name, Refusal)>> {
-    if let Some(host) = view.orphaned_on(vm.uid()) {
+    if let Some(Stray::Orphan(host) | Stray::Evicted(host)) = view.stray(vm.uid()) {
         return Err(vec![(host.meta.name.clone(), Refusal::Orphan)]);
     }
     let mut best: Option<(Candidate, HostUid, Resources)> = None;

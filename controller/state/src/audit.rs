@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
+use berth_model::{HostUid, VmUid};
+use berth_model::host::Host;
+use berth_model::vm::Vm;
+
+use crate::cluster::{self, Cluster};
 use crate::ledger::HostBookings;
 
 /// Every law that does not hold, a sentence each; empty when all hold.
@@ -74,9 +78,21 @@ fn hosts(cluster: &Cluster, broken: &mut Vec<String>) {
         if host.meta.revision > cluster.revision {
             broken.push(format!("host {uid} is at revision {}, the state at {}", host.meta.revision, cluster.revision));
         }
+        if host.evictions.iter().any(|held| cluster.vms.get(&held.vm).is_some_and(|vm| is_on(vm, *uid))) {
+            broken.push(format!("host {uid} has the berth of a VM that it still holds by an ended placement"));
+        }
         if cluster.host_by_name(&host.meta.name).map(|held| held.uid()) != Some(*uid) {
             broken.push(format!("host {uid} is not found by its name {}", host.meta.name));
         }
+    }
+    let mut strays: imbl::OrdMap<VmUid, imbl::OrdSet<HostUid>> = imbl::OrdMap::new();
+    for (uid, host) in &cluster.hosts {
+        for vm in cluster::strays(host) {
+            strays.entry(vm).or_default().insert(*uid);
+        }
+    }
+    if strays != cluster.strays {
+        broken.push("the index of strays is not what the hosts list".into());
     }
     if cluster.host_names.len() != cluster.hosts.len() {
         broken.push(format!("{} names for {} hosts", cluster.host_names.len(), cluster.hosts.len()));
@@ -84,6 +100,10 @@ fn hosts(cluster: &Cluster, broken: &mut Vec<String>) {
     if let Some(host) = cluster.bookings.keys().find(|host| !cluster.hosts.contains_key(*host)) {
         broken.push(format!("host {host} has bookings and is not there"));
     }
+}
+
+fn is_on(vm: &Vm, host: HostUid) -> bool {
+    vm.assignment.as_ref().is_some_and(|assignment| assignment.host == host)
 }
 
 fn requests(cluster: &Cluster, broken: &mut Vec<String>) {

@@ -1,14 +1,15 @@
 //! The whole replicated state.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_model::host::Host;
+use berth_model::host::{Host, Liveness};
 use berth_model::image::Image;
 use berth_model::instancetype::{InstanceType, Preference};
 use berth_model::session::Holding;
 use berth_model::vm::Vm;
 use berth_model::{ClusterId, HostUid, Incarnation, Name, Revision, Timestamp, VmUid};
-use imbl::{OrdMap, Vector};
+use imbl::{OrdMap, OrdSet, Vector};
 
 use crate::digest::{Checkpoint, Digest, Part};
 use crate::history::History;
@@ -67,6 +68,17 @@ pub struct Cluster {
     pub(crate) bookings: OrdMap<HostUid, Arc<HostBookings>>,
     /// Index: VMs that wait for a host.
     pub(crate) waiting: OrdMap<VmUid, ()>,
+    /// Index: VMs that hosts list as orphans or hold by a placement that ended without their word.
+    pub(crate) strays: OrdMap<VmUid, OrdSet<HostUid>>,
+}
+
+/// Why a VM must not be placed, or not there: a domain of it may run on a host that the cluster did not choose for it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Stray {
+    /// The host lists it as an orphan, as after an older state was put back.
+    Orphan(Arc<Host>),
+    /// The host is heard of again and has not yet reported the end of a placement that was ended without its word.
+    Evicted(Arc<Host>),
 }
 
 /// Which hosts, bookings and waiting VMs there were. Cheap to take and to compare: by identity, not by content.
@@ -164,10 +176,46 @@ impl Cluster {
         }
     }
 
-    /// The host that lists this VM as an orphan: a domain of it exists there which the cluster did not place, as after an
-    /// older state was put back. Started anywhere, the VM might then run twice (law 3).
-    pub fn orphaned_on(&self, vm: VmUid) -> Option<&Arc<Host>> {
-        self.hosts.values().find(|host| host.orphans.iter().any(|orphan| orphan.vm == vm))
+    /// What forbids to place this VM anywhere: started, it might then run twice (law 3).
+    ///
+    /// A host that is not heard of and whose VMs were ended by an operator's word forbids nothing: that word was that they
+    /// do not run.
+    pub fn stray(&self, vm: VmUid) -> Option<Stray> {
+        let listing = self.strays.get(&vm)?;
+        listing.iter().filter_map(|host| self.hosts.get(host)).find_map(|host| {
+            if host.orphans.iter().any(|orphan| orphan.vm == vm) {
+                return Some(Stray::Orphan(Arc::clone(host)));
+            }
+            (host.liveness == Liveness::Alive).then(|| Stray::Evicted(Arc::clone(host)))
+        })
+    }
+
+    /// Whether the host holds this VM by a placement that was ended without its word: it is placed anywhere but there.
+    pub fn holds_ended(&self, host: HostUid, vm: VmUid) -> bool {
+        self.strays.get(&vm).is_some_and(|listing| listing.contains(&host))
+            && self.hosts.get(&host).is_some_and(|host| host.evictions.iter().any(|held| held.vm == vm))
+    }
+
+    /// Moves the indices from one version of a host to the next.
+    pub(crate) fn index_host(&mut self, before: Option<&Host>, after: Option<&Host>) {
+        let (old, new) = (before.map(strays).unwrap_or_default(), after.map(strays).unwrap_or_default());
+        if let Some(host) = before.or(after).map(Host::uid) {
+            for gone in old.difference(&new) {
+                let mut listing = self.strays.remove(gone).unwrap_or_default();
+                listing.remove(&host);
+                if !listing.is_empty() {
+                    self.strays.insert(*gone, listing);
+                }
+            }
+            for come in new.difference(&old) {
+                self.strays.entry(*come).or_default().insert(host);
+            }
+        }
+        match (before, after) {
+            (_, Some(host)) => drop(self.host_names.insert(host.meta.name.clone(), host.uid())),
+            (Some(host), None) => drop(self.host_names.remove(&host.meta.name)),
+            (None, None) => {}
+        }
     }
 
     /// The VMs assigned to a host, in ascending order of uid.
@@ -220,7 +268,7 @@ impl Cluster {
         let uid = host.uid();
         let after = Arc::new(host);
         let before = self.hosts.insert(uid, Arc::clone(&after));
-        self.host_names.insert(after.meta.name.clone(), uid);
+        self.index_host(before.as_deref(), Some(&after));
         changes.push(Change { revision, object: Object::Host { before, after: Some(after) } });
         revision
     }
@@ -229,7 +277,7 @@ impl Cluster {
     pub(crate) fn remove_host(&mut self, changes: &mut Vec<Change>, uid: HostUid) {
         if let Some(before) = self.hosts.remove(&uid) {
             let revision = self.draw();
-            self.host_names.remove(&before.meta.name);
+            self.index_host(Some(&before), None);
             changes.push(Change { revision, object: Object::Host { before: Some(before), after: None } });
         }
     }
@@ -320,4 +368,10 @@ impl Cluster {
             (None, None) => {}
         }
     }
+}
+
+/// The VMs that a host lists as orphans or holds by an ended placement.
+pub(crate) fn strays(host: &Host) -> BTreeSet<VmUid> {
+    let orphans = host.orphans.iter().map(|orphan| orphan.vm);
+    orphans.chain(host.evictions.iter().map(|held| held.vm)).collect()
 }

@@ -21,8 +21,8 @@ pub mod restore;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use cluster::{Cluster, ClusterInfo, PlanningBasis};
-pub use command::{Batch, Body, Command, Expect, HostFacts};
+pub use cluster::{Cluster, ClusterInfo, PlanningBasis, Stray};
+pub use command::{Batch, Body, Command, Expect, HostFacts, HostPatch};
 pub use digest::{Checkpoint, Digest};
-pub use ledger::{HostBookings, Shortage};
+pub use ledger::{HostBookings, Shortage, Thousandths};
 pub use outcome::{Applied, Change, Object, Outcome, Rejection};

@@ -43,7 +43,11 @@ pub fn renew(cluster: &Cluster, now: Timestamp, random: u64, at_least: Incarnati
     // Nobody has a session with this incarnation yet, and what hosts last reported may no longer be so. Nothing is placed
     // on a host before its full report, which brings its inventory together with its orphans.
     let at = renewed.last_at;
-    renewed.hosts = renewed.hosts.iter().map(|(uid, host)| (*uid, Arc::new(forgotten(host, at)))).collect();
+    for (uid, before) in &cluster.hosts {
+        let host = forgotten(before, at);
+        renewed.index_host(Some(before), Some(&host));
+        renewed.hosts.insert(*uid, Arc::new(host));
+    }
     renewed.holdings = OrdMap::new();
     renewed.sum = renewed.summed();
     renewed

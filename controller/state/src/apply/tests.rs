@@ -1,6 +1,7 @@
 //! Each command: what it does, and each reason for which it is refused.
 
 mod hosts;
+mod steer;
 mod laws;
 mod orphans;
 mod requests;

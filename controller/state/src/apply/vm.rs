@@ -8,9 +8,11 @@ use berth_model::vm::{Assignment, NumaPolicy, Resources, RunStrategy, SmtPolicy,
 use berth_model::{Epoch, Generation, HostUid, Meta, Name, Timestamp, VmUid};
 
 use super::expected;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Stray};
 use crate::command::Expect;
 use crate::outcome::{Change, Outcome, Rejection};
+
+const STILL_HELD: &str = "it may still run this VM by a placement that was ended without its word";
 
 /// What a new VM is made of.
 pub(super) struct NewVm<'a> {
@@ -180,12 +182,12 @@ pub(super) fn assign(
     }
     let target =
         cluster.hosts.get(&host).ok_or_else(|| Rejection::NotFound { kind: "host".into(), name: host.to_string() })?;
-    if let Some(elsewhere) = cluster.orphaned_on(uid) {
-        let name = elsewhere.meta.name.to_string();
-        return Err(Rejection::HostNotTaking {
-            name,
-            why: "a domain of this VM is there already, as an orphan".into(),
-        });
+    if let Some(stray) = cluster.stray(uid) {
+        let (elsewhere, why) = match stray {
+            Stray::Orphan(host) => (host, "a domain of this VM is there already, as an orphan"),
+            Stray::Evicted(host) => (host, STILL_HELD),
+        };
+        return Err(Rejection::HostNotTaking { name: elsewhere.meta.name.to_string(), why: why.into() });
     }
     check_demand(&vm.spec, target, Some(target.spec.overcommit), resources)?;
     let held = cluster.bookings.get(&host).cloned().unwrap_or_default();
@@ -196,8 +198,8 @@ pub(super) fn assign(
     if target.liveness != Liveness::Alive {
         return Err(not_taking("it is not heard of"));
     }
-    if target.evictions.iter().any(|held| held.vm == uid) {
-        return Err(not_taking("it may still run this VM by a placement that was ended without its word"));
+    if cluster.holds_ended(host, uid) {
+        return Err(not_taking(STILL_HELD));
     }
     if let Some(why) = held.overbooked(&target.inventory) {
         return Err(not_taking(&format!("it is overbooked: {why}")));

@@ -491,7 +491,7 @@ pub(super) fn take_in(cluster: &mut Cluster, record_kind: u16, body: &[u8]) -> R
         }
         kind::SNAPSHOT_HOST => {
             let host: model::host::Host = berth_frame::decode_body::<Host>(record_kind, body)?.thaw();
-            cluster.host_names.insert(host.meta.name.clone(), host.uid());
+            cluster.index_host(None, Some(&host));
             cluster.hosts.insert(host.uid(), Arc::new(host));
         }
         kind::SNAPSHOT_IMAGE => {

@@ -110,3 +110,18 @@ fn errors_name_the_file() {
     let homeless = read(root.path()).unwrap_err().to_string();
     assert!(homeless.contains("CPU 1") && homeless.contains("sys/devices/system/node"), "{homeless}");
 }
+
+#[test]
+fn threads_know_the_last_cache_that_they_share() {
+    let root = machine(include_str!("../../fixtures/two-caches.tree"));
+    let topology = read(root.path()).unwrap();
+    let caches: Vec<_> = topology.threads.iter().map(|thread| thread.cache).collect();
+    assert_eq!(caches, [0, 0, 1, 1, 0, 0, 1, 1]);
+}
+
+#[test]
+fn without_a_word_on_caches_a_socket_is_taken_for_one() {
+    let root = machine(include_str!("../../fixtures/two-socket-smt.tree"));
+    let topology = read(root.path()).unwrap();
+    assert!(topology.threads.iter().all(|thread| thread.cache == thread.socket));
+}
