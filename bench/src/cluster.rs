@@ -43,6 +43,7 @@ struct Controller {
     data_dir: PathBuf,
     api_listen: String,
     raft_listen: String,
+    metrics_listen: String,
     sealing_key: PathBuf,
     tls: Tls,
     bootstrap: Bootstrap,
@@ -231,7 +232,7 @@ impl<'a> Cluster<'a> {
 
     /// A controller as its package would run it, but on ports of its own.
     fn controller(&self, number: usize) -> Result<Command> {
-        let Member { name, api, peer, data, .. } = &self.members[number];
+        let Member { name, api, peer, metrics, data, .. } = &self.members[number];
         let tls = self.keys.folder.join(name);
         let members = self.members.iter().zip(1..).map(|(member, id)| BootstrapMember {
             id,
@@ -244,6 +245,7 @@ impl<'a> Cluster<'a> {
             data_dir: data.clone(),
             api_listen: api.to_string(),
             raft_listen: peer.to_string(),
+            metrics_listen: metrics.to_string(),
             sealing_key: self.keys.folder.join(SEALING_KEY),
             tls: Tls { ca: tls.join("ca.pem"), cert: tls.join("cert.pem"), key: tls.join("key.pem") },
             bootstrap: Bootstrap { cluster: CLUSTER.to_owned(), members: members.collect() },
@@ -322,14 +324,16 @@ impl<'a> Cluster<'a> {
         for member in &self.members {
             let mut usage = usage::of_process(member.pid()?)?;
             match self.system {
-                System::Etcd => usage.syncs = usage::etcd_syncs(member.metrics)?,
+                System::Etcd => usage.syncs = usage::counter(member.metrics, usage::ETCD_SYNCS)?,
                 System::Berth => {
                     let channel = wire::channel(&member.api.to_string(), &self.keys.client);
                     let counted = CountersClient::new(channel).read(CountersRequest {}).await?.into_inner();
                     (usage.syncs, usage.written) = (counted.syncs, counted.bytes);
                 }
-                // The log below it is the one that is measured as ours.
-                System::Controller => {}
+                System::Controller => {
+                    usage.syncs = usage::counter(member.metrics, usage::CONTROLLER_SYNCS)?;
+                    usage.written = 0;
+                }
             }
             all.push(usage);
         }

@@ -74,7 +74,7 @@ async fn turn(cluster: &mut Cluster<'_>, bench: &mut Bench, load: Load, round: u
     }
     show(&bench.report, cluster.system, load, round, &outcome, &used, terms);
     ensure!(
-        load.operation != Operation::Put || used.iter().all(|used| used.syncs > 0),
+        matches!(load.operation, Operation::Get | Operation::StaleGet) || used.iter().all(|used| used.syncs > 0),
         "a member of {} never brought its log to the disk: this is no measurement",
         cluster.system.name()
     );
@@ -97,8 +97,10 @@ fn show(report: &Report, system: System, load: Load, round: u64, outcome: &Outco
         millis(max_us)
     );
     for (used, what) in used.iter().zip(["leader", "follower", "follower"]) {
-        let mib = used.written as f64 / f64::from(1 << 20);
-        let _ = write!(line, "; {what} {:.1} s CPU, {} syncs, {mib:.0} MiB", used.cpu_s, used.syncs);
+        let _ = write!(line, "; {what} {:.1} s CPU, {} syncs", used.cpu_s, used.syncs);
+        if used.written > 0 {
+            let _ = write!(line, ", {:.0} MiB", used.written as f64 / f64::from(1 << 20));
+        }
     }
     if *failures > 0 {
         let _ = write!(line, "; {failures} failures ({})", outcome.failure.as_deref().unwrap_or_default());

@@ -13,15 +13,18 @@ use anyhow::{Context, Result, ensure};
 const TICKS: f64 = 100.0;
 
 /// etcd's counter of the syncs of its log.
-const ETCD_SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds_count";
+pub(crate) const ETCD_SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds_count";
+/// A controller's counter of the syncs of its log.
+pub(crate) const CONTROLLER_SYNCS: &str = "berth_raft_barrier_seconds_count";
 
 /// What a process has used since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Usage {
     /// Processor time, in seconds.
     pub(crate) cpu_s: f64,
-    /// Bytes written to keep the data: of ours what it appended to its log, of others the kernel's count. The kernel counts
-    /// whole folios of the page cache, which for small appends to a file that is there already is far too much.
+    /// Bytes written to keep the data: of the log itself what it appended, of etcd the kernel's count, of controllers not
+    /// known. The kernel counts whole folios of the page cache, which for small appends to a file that is there already is
+    /// far too much.
     pub(crate) written: u64,
     /// Times the log was brought to the disk.
     pub(crate) syncs: u64,
@@ -90,16 +93,17 @@ pub(crate) fn disk(folder: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// How often etcd has synced its log, from its metrics page.
-pub(crate) fn etcd_syncs(metrics: SocketAddr) -> Result<u64> {
+/// A counter of a member's metrics page.
+pub(crate) fn counter(metrics: SocketAddr, name: &str) -> Result<u64> {
     const PATIENCE: Duration = Duration::from_secs(5);
-    let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE).context("etcd's metrics are not served")?;
+    let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE).context("the metrics are not served")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
-    ensure!(page.starts_with("HTTP/1.0 200"), "etcd does not give its metrics: {}", page.lines().next().unwrap_or(""));
-    field(&page, ETCD_SYNCS).with_context(|| format!("etcd's metrics hold no {ETCD_SYNCS}"))
+    let is_given = page.starts_with("HTTP/1.0 200") || page.starts_with("HTTP/1.1 200");
+    ensure!(is_given, "the metrics are not given: {}", page.lines().next().unwrap_or(""));
+    field(&page, name).with_context(|| format!("the metrics hold no {name}"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Name;
+use crate::{HostUid, Name, Timestamp, VmUid};
 
 /// How a label's value is compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -288,6 +288,26 @@ impl Rules {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A move that would make the cluster better, as the planner last found. Nothing moves by it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Which VM.
+    pub vm: VmUid,
+    /// Where it has its berth.
+    pub from: HostUid,
+    /// Where it would have one.
+    pub to: HostUid,
+    /// What would be better, a sentence.
+    pub why: String,
+    /// When this move was first proposed, by entry time.
+    pub since: Timestamp,
+}
+
+impl Proposal {
+    /// The most that are kept.
+    pub const MOST: usize = 256;
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use berth_model::host::{Host, Liveness};
 use berth_model::image::Image;
 use berth_model::instancetype::{InstanceType, Preference};
+use berth_model::placement::Proposal;
 use berth_model::session::Holding;
 use berth_model::vm::Vm;
 use berth_model::{ClusterId, HostUid, Incarnation, Name, Revision, Timestamp, VmUid};
@@ -52,6 +53,8 @@ pub struct Cluster {
     pub preferences: OrdMap<Name, Arc<Preference>>,
     /// What hosts remember of their orphans, by host and VM.
     pub holdings: OrdMap<(HostUid, VmUid), Arc<Holding>>,
+    /// Moves that would make the cluster better, in the planner's order.
+    pub proposals: Vector<Arc<Proposal>>,
     /// Answers to remembered requests (law 8).
     pub requests: Requests,
     /// Who changed what, and how each object was.
@@ -232,6 +235,17 @@ impl Cluster {
     pub fn planning_basis(&self) -> PlanningBasis {
         let Self { hosts, bookings, waiting, .. } = self;
         PlanningBasis { hosts: hosts.clone(), bookings: bookings.clone(), waiting: waiting.clone() }
+    }
+
+    /// Replaces what is proposed; the same list keeps everything as it is.
+    pub(crate) fn put_proposals(&mut self, proposals: Vector<Arc<Proposal>>) {
+        for held in &self.proposals {
+            self.sum.remove(Part::Proposal, &[&record::proposal_body(held)]);
+        }
+        for held in &proposals {
+            self.sum.add(Part::Proposal, &[&record::proposal_body(held)]);
+        }
+        self.proposals = proposals;
     }
 
     fn draw(&mut self) -> Revision {

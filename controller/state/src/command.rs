@@ -62,6 +62,19 @@ pub struct HostPatch {
     pub overcommit: Option<Overcommit>,
 }
 
+/// One move that the planner proposes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProposedMove {
+    /// Which VM.
+    pub vm: VmUid,
+    /// Where it has its berth.
+    pub from: HostUid,
+    /// Where it would have one.
+    pub to: HostUid,
+    /// What would be better, a sentence.
+    pub why: String,
+}
+
 /// What is asked. Each variant says when it arises.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Body {
@@ -230,6 +243,11 @@ pub enum Body {
         /// What the operator saw.
         expect: Expect,
     },
+    /// The planner found other moves that would make the cluster better.
+    NoteProposals {
+        /// Which VM, from where, to where, and what would be better.
+        moves: Vec<ProposedMove>,
+    },
     /// An operator makes an instance type known.
     CreateInstanceType {
         /// Minted at admission.
@@ -296,6 +314,7 @@ impl Body {
             Self::UpdateHost { .. } => "UpdateHost",
             Self::ConfirmDead { .. } => "ConfirmDead",
             Self::RemoveHost { .. } => "RemoveHost",
+            Self::NoteProposals { .. } => "NoteProposals",
             Self::CreateInstanceType { .. } => "CreateInstanceType",
             Self::DeleteInstanceType { .. } => "DeleteInstanceType",
             Self::CreatePreference { .. } => "CreatePreference",
@@ -325,6 +344,7 @@ impl Body {
             | Self::UpdateHost { .. }
             | Self::ConfirmDead { .. }
             | Self::RemoveHost { .. }
+            | Self::NoteProposals { .. }
             | Self::CreateInstanceType { .. }
             | Self::DeleteInstanceType { .. }
             | Self::CreatePreference { .. }

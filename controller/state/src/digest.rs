@@ -8,7 +8,7 @@
 //! together with a higher cluster version.
 //!
 //! ```text
-//!   digest = Σ H(object) + Σ H(sealed secret) + Σ H(request) + Σ H(orphan's holding) + H(single values)
+//!   digest = Σ H(object) + Σ H(sealed secret) + Σ H(request) + Σ H(orphan's holding) + Σ H(proposal) + H(single values)
 //! ```
 
 use std::fmt;
@@ -32,6 +32,7 @@ pub(crate) enum Part {
     Single = 7,
     Holding = 8,
     Preference = 9,
+    Proposal = 10,
 }
 
 /// The digest of a state, or of a part of it.
@@ -149,6 +150,9 @@ impl Cluster {
         for held in vms.chain(hosts).chain(images).chain(types).chain(preferences) {
             add_object(&mut sum, &held, &held.body());
             change_secret(&mut sum, None, Some(&held));
+        }
+        for proposal in &self.proposals {
+            sum.add(Part::Proposal, &[&record::proposal_body(proposal)]);
         }
         for ((host, _), holding) in &self.holdings {
             sum.add(Part::Holding, &[&record::encode_holding(*host, holding)]);

@@ -22,7 +22,7 @@ pub mod restore;
 pub mod testing;
 
 pub use cluster::{Cluster, ClusterInfo, PlanningBasis, Stray};
-pub use command::{Batch, Body, Command, Expect, HostFacts, HostPatch};
+pub use command::{Batch, Body, Command, Expect, HostFacts, HostPatch, ProposedMove};
 pub use digest::{Checkpoint, Digest};
 pub use ledger::{HostBookings, Shortage, Thousandths};
 pub use outcome::{Applied, Change, Object, Outcome, Rejection};

@@ -5,14 +5,17 @@
 //! it has obeyed, nobody is given what they hold there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use berth_model::host::{Eviction, Host, HostSpec, Liveness};
+use berth_model::placement::Proposal;
 use berth_model::vm::{Assignment, Vm};
 use berth_model::{HostUid, Meta, Stamp, Timestamp};
+use imbl::Vector;
 
 use super::expected;
 use crate::cluster::Cluster;
-use crate::command::{Expect, HostPatch};
+use crate::command::{Expect, HostPatch, ProposedMove};
 use crate::outcome::{Change, Outcome, Rejection};
 
 fn known(cluster: &Cluster, uid: HostUid, expect: Expect) -> Result<Host, Rejection> {
@@ -147,4 +150,32 @@ pub(super) fn remove(
     }
     cluster.remove_host(changes, uid);
     Ok(Outcome::Host(uid))
+}
+
+/// Keeps what the planner proposes now. Of VMs and hosts that are not as it saw them nothing is kept.
+pub(super) fn note_proposals(
+    cluster: &mut Cluster,
+    at: Timestamp,
+    moves: &[ProposedMove],
+) -> Result<Outcome, Rejection> {
+    let still = |one: &&ProposedMove| {
+        let berth = cluster.vms.get(&one.vm).and_then(|vm| vm.assignment.as_ref()).map(|held| held.host);
+        berth == Some(one.from) && cluster.hosts.contains_key(&one.to)
+    };
+    let known = |one: &ProposedMove| {
+        cluster.proposals.iter().find(|held| (held.vm, held.from, held.to) == (one.vm, one.from, one.to))
+    };
+    let proposals: Vector<Arc<Proposal>> = moves
+        .iter()
+        .filter(still)
+        .take(Proposal::MOST)
+        .map(|one| {
+            let ProposedMove { vm, from, to, why } = one.clone();
+            Arc::new(Proposal { vm, from, to, why, since: known(one).map_or(at, |held| held.since) })
+        })
+        .collect();
+    if proposals != cluster.proposals {
+        cluster.put_proposals(proposals);
+    }
+    Ok(Outcome::Done)
 }

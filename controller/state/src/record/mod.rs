@@ -14,6 +14,7 @@ use berth_frame::FrameError;
 use berth_model::host::Host;
 use berth_model::image::Image;
 use berth_model::instancetype::{InstanceType, Preference};
+use berth_model::placement::Proposal;
 use berth_model::session::Holding;
 use berth_model::vm::Vm;
 use berth_model::{HostUid, RequestId};
@@ -38,6 +39,7 @@ mod kind {
     pub(super) const SNAPSHOT_HISTORY_OPEN: u16 = 0x0208;
     pub(super) const SNAPSHOT_HOLDING: u16 = 0x0209;
     pub(super) const SNAPSHOT_PREFERENCE: u16 = 0x020a;
+    pub(super) const SNAPSHOT_PROPOSAL: u16 = 0x020b;
     pub(super) const SNAPSHOT_END: u16 = 0x02ff;
 }
 
@@ -204,6 +206,11 @@ pub(crate) fn instance_type_body(instance_type: InstanceType) -> Vec<u8> {
 
 pub(crate) fn preference_body(preference: Preference) -> Vec<u8> {
     v1::preference_body(preference)
+}
+
+/// What the digest takes of a proposal.
+pub(crate) fn proposal_body(proposal: &Proposal) -> Vec<u8> {
+    v1::proposal_body(proposal)
 }
 
 pub(crate) fn thaw_body(kind: ObjectKind, body: &[u8]) -> Result<Stored, RecordError> {

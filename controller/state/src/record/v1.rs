@@ -25,7 +25,7 @@ use crate::{command, ledger, outcome};
 
 pub(super) use history::{
     decode_history, decode_holding, encode_history, encode_holding, host_body, image_body, instance_type_body,
-    preference_body, request_body, singles, thaw_body, vm_body,
+    preference_body, proposal_body, request_body, singles, thaw_body, vm_body,
 };
 
 pub(super) const VERSION: u16 = 1;
@@ -119,6 +119,7 @@ frozen_enum! {
         UpdateHost { host: HostUid, patch: HostPatch, expect: Expect },
         ConfirmDead { host: HostUid, expect: Expect },
         RemoveHost { host: HostUid, never_returns: bool, expect: Expect },
+        NoteProposals { moves: Vec<ProposedMove> },
         CreateInstanceType { uid: Uid, name: Name, spec: InstanceTypeSpec },
         DeleteInstanceType { name: Name },
         CreatePreference { uid: Uid, name: Name, spec: PreferenceSpec },
@@ -281,6 +282,8 @@ frozen_struct! {
         remove_taints: Vec<(String, Option<TaintEffect>)>,
         overcommit: Option<Overcommit>,
     }
+    ProposedMove = command::ProposedMove { vm: VmUid, from: HostUid, to: HostUid, why: String }
+    Proposal = placement::Proposal { vm: VmUid, from: HostUid, to: HostUid, why: String, since: Timestamp }
     Eviction = model::host::Eviction { vm: VmUid, stamp: Stamp, resources: Resources, with_disk: bool }
     Orphan = model::host::Orphan { vm: VmUid, called: String, running: bool }
     Host = model::host::Host {
@@ -450,6 +453,9 @@ pub(super) fn write_objects(cluster: &Cluster, out: &mut dyn Write) -> Result<u6
         let living = model::instancetype::Preference::clone(preference);
         put(freeze::<Preference, _>(kind::SNAPSHOT_PREFERENCE, living))?;
     }
+    for proposal in &cluster.proposals {
+        put(freeze::<Proposal, _>(kind::SNAPSHOT_PROPOSAL, placement::Proposal::clone(proposal)))?;
+    }
     for (id, held) in cluster.requests.iter() {
         put(freeze::<(RequestId, RememberedRequest), _>(kind::SNAPSHOT_REQUEST, (id, held.clone())))?;
     }
@@ -507,6 +513,10 @@ pub(super) fn take_in(cluster: &mut Cluster, record_kind: u16, body: &[u8]) -> R
             let living: model::instancetype::Preference =
                 berth_frame::decode_body::<Preference>(record_kind, body)?.thaw();
             cluster.preferences.insert(living.meta.name.clone(), Arc::new(living));
+        }
+        kind::SNAPSHOT_PROPOSAL => {
+            let living: placement::Proposal = berth_frame::decode_body::<Proposal>(record_kind, body)?.thaw();
+            cluster.proposals.push_back(Arc::new(living));
         }
         kind::SNAPSHOT_REQUEST => {
             let (id, held): (RequestId, Remembered) =

@@ -4,7 +4,7 @@ use berth_model::{HostUid, Name, RequestId, Revision, Timestamp, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Actor, Holding, Host, Image, Info, InstanceType, Mirror, Preference, RecordError, RememberedRequest, Vm, frozen_enum,
+    Actor, Holding, Host, Image, Info, InstanceType, Mirror, Preference, Proposal, RecordError, RememberedRequest, Vm, frozen_enum,
     frozen_struct,
 };
 use crate::cluster::Cluster;
@@ -80,6 +80,10 @@ pub(in crate::record) fn instance_type_body(held: model::instancetype::InstanceT
 
 pub(in crate::record) fn preference_body(held: model::instancetype::Preference) -> Vec<u8> {
     written(&Preference::freeze(held))
+}
+
+pub(in crate::record) fn proposal_body(held: &model::placement::Proposal) -> Vec<u8> {
+    written(&Proposal::freeze(held.clone()))
 }
 
 pub(in crate::record) fn thaw_body(kind: history::ObjectKind, body: &[u8]) -> Result<Stored, RecordError> {
