@@ -5,8 +5,21 @@ use std::{env, fs};
 
 use prost::Message;
 
-const FILES: [&str; 11] =
-    ["common", "vm", "image", "instancetype", "host", "cluster", "console", "peer", "agent", "history", "backup"];
+const FILES: [&str; 13] = [
+    "common",
+    "rules",
+    "vm",
+    "image",
+    "instancetype",
+    "host",
+    "placement",
+    "cluster",
+    "console",
+    "peer",
+    "agent",
+    "history",
+    "backup",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=proto");

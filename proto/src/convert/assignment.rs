@@ -4,13 +4,13 @@ use berth_model::host::{NodeId, ThreadId};
 use berth_model::vm::{Assignment, NodePages, Resources};
 use berth_model::{Bytes, Epoch, Timestamp};
 
-use super::{ConvertError, all, each, enums, parsed};
+use super::{ConvertError, all, each, each_parsed, enums, parsed};
 use crate::v1;
 
 impl From<&Assignment> for v1::Assignment {
     fn from(assignment: &Assignment) -> Self {
         let Assignment { host, epoch, resources, at } = assignment;
-        let Resources { vcpus, emulator, iothread, memory, overhead } = resources;
+        let Resources { vcpus, dedicated, idle, emulator, iothread, shared_cpu, memory, overhead, devices } = resources;
         Self {
             host: host.to_string(),
             epoch: epoch.0,
@@ -20,6 +20,10 @@ impl From<&Assignment> for v1::Assignment {
             memory: all(memory),
             overhead_bytes: overhead.0,
             at_ms: at.as_millis(),
+            dedicated: dedicated.to_string(),
+            idle: idle.to_string(),
+            shared_cpu: *shared_cpu,
+            devices: devices.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -28,16 +32,33 @@ impl TryFrom<v1::Assignment> for Assignment {
     type Error = ConvertError;
 
     fn try_from(wire: v1::Assignment) -> Result<Self, ConvertError> {
-        let v1::Assignment { host, epoch, vcpus, emulator, iothread, memory, overhead_bytes, at_ms } = wire;
+        let v1::Assignment {
+            host,
+            epoch,
+            vcpus,
+            emulator,
+            iothread,
+            memory,
+            overhead_bytes,
+            at_ms,
+            dedicated,
+            idle,
+            shared_cpu,
+            devices,
+        } = wire;
         Ok(Self {
             host: parsed(&host, "host")?,
             epoch: Epoch(epoch),
             resources: Resources {
                 vcpus: vcpus.into_iter().map(ThreadId).collect(),
+                dedicated: parsed(&dedicated, "dedicated")?,
+                idle: parsed(&idle, "idle")?,
                 emulator: parsed(&emulator, "emulator")?,
                 iothread: parsed(&iothread, "iothread")?,
+                shared_cpu,
                 memory: each(memory, "memory")?,
                 overhead: Bytes(overhead_bytes),
+                devices: each_parsed(&devices, "devices")?,
             },
             at: Timestamp::from_millis(at_ms),
         })

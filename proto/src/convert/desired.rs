@@ -6,7 +6,7 @@ use berth_model::session::{Absent, DesiredEntry, Present, UserData};
 use berth_model::vm::VmSpec;
 use berth_model::{Bytes, Sealed};
 
-use super::{ConvertError, enums, optional, parsed, required};
+use super::{ConvertError, all, each, enums, optional, parsed, required};
 use crate::v1;
 use crate::v1::desired_entry::Entry;
 
@@ -81,7 +81,20 @@ impl TryFrom<v1::Absent> for Absent {
 
 impl From<&VmSpec> for v1::DesiredSpec {
     fn from(spec: &VmSpec) -> Self {
-        let VmSpec { instance_type, cpus, memory, performance, image, disk_size, run, user_data } = spec;
+        let VmSpec {
+            instance_type,
+            cpus,
+            preference,
+            memory,
+            performance,
+            tuning,
+            devices,
+            rules,
+            image,
+            disk_size,
+            run,
+            user_data,
+        } = spec;
         Self {
             instance_type: instance_type.as_ref().map(ToString::to_string),
             cpus: *cpus,
@@ -91,6 +104,10 @@ impl From<&VmSpec> for v1::DesiredSpec {
             disk_size_bytes: disk_size.0,
             run_strategy: v1::RunStrategy::from(*run).into(),
             user_data: user_data.as_ref().map(Into::into),
+            preference: preference.as_ref().map(ToString::to_string),
+            tuning: Some(tuning.into()),
+            devices: all(devices),
+            rules: (!rules.is_empty()).then(|| rules.into()),
         }
     }
 }
@@ -108,12 +125,20 @@ impl TryFrom<v1::DesiredSpec> for VmSpec {
             disk_size_bytes,
             run_strategy,
             user_data,
+            preference,
+            tuning,
+            devices,
+            rules,
         } = wire;
         Ok(Self {
             instance_type: instance_type.map(|name| parsed(&name, "instance_type")).transpose()?,
             cpus,
+            preference: preference.map(|name| parsed(&name, "preference")).transpose()?,
             memory: Bytes(memory_bytes),
             performance: enums::exact_performance(performance, "performance")?,
+            tuning: required(tuning, "tuning")?,
+            devices: each(devices, "devices")?,
+            rules: optional(rules, "rules")?.unwrap_or_default(),
             image: required(image, "image")?,
             disk_size: Bytes(disk_size_bytes),
             run: enums::exact_run_strategy(run_strategy, "run_strategy")?,

@@ -1,7 +1,8 @@
 //! Enums. An unknown or unspecified number is an error: an older side must not guess what a newer one meant.
 
 use berth_model::host::Liveness;
-use berth_model::vm::{Accelerator, Performance, RunStrategy, VmPhase};
+use berth_model::placement::{Operator, TaintEffect, WhenUnsatisfiable};
+use berth_model::vm::{Accelerator, CpuShape, NumaPolicy, Performance, RunStrategy, SmtPolicy, VmPhase};
 use berth_model::{ConditionStatus, PageSize};
 
 use super::ConvertError;
@@ -32,7 +33,19 @@ enums! {
     ConditionStatus <=> ConditionStatus as condition_status { True = True, False = False, Unknown = Unknown }
     Accelerator <=> Accelerator as accelerator { Kvm = Kvm, Tcg = Tcg }
     PageSize <=> PageSize as page_size { PageSize4k = Small, PageSize2m = Huge2M, PageSize1g = Huge1G }
-    Performance <=> Performance as exact_performance { High = High }
+    Performance <=> Performance as exact_performance { High = High, Standard = Standard, Density = Density }
+    SmtPolicy <=> SmtPolicy as smt_policy { Siblings = Siblings, WholeCores = WholeCores, Isolate = Isolate }
+    NumaPolicy <=> NumaPolicy as numa_policy { Fewest = Fewest, Single = Single }
+    CpuShape <=> CpuShape as cpu_shape { Cores = Cores, Sockets = Sockets }
+    Operator <=> Operator as operator {
+        In = In, NotIn = NotIn, Exists = Exists, DoesNotExist = DoesNotExist, Gt = Gt, Lt = Lt,
+    }
+    WhenUnsatisfiable <=> WhenUnsatisfiable as when_unsatisfiable {
+        DoNotSchedule = DoNotSchedule, ScheduleAnyway = ScheduleAnyway,
+    }
+    TaintEffect <=> TaintEffect as exact_taint_effect {
+        NoSchedule = NoSchedule, PreferNoSchedule = PreferNoSchedule,
+    }
     RunStrategy <=> RunStrategy as exact_run_strategy { Always = Always, Halted = Halted }
 }
 
@@ -66,6 +79,11 @@ impl From<VmPhase> for v1::VmPhase {
 /// A tuning template of a request, where unspecified leaves the choice to the server.
 pub fn performance(number: i32, field: &str) -> Result<Option<Performance>, ConvertError> {
     if number == 0 { Ok(None) } else { exact_performance(number, field).map(Some) }
+}
+
+/// The effect of a taint where unspecified means every effect.
+pub fn taint_effect(number: i32, field: &str) -> Result<Option<TaintEffect>, ConvertError> {
+    if number == 0 { Ok(None) } else { exact_taint_effect(number, field).map(Some) }
 }
 
 /// A run strategy of a request, where unspecified leaves the choice to the server.

@@ -5,7 +5,7 @@ use berth_model::host::{NodeId, ThreadId};
 use berth_model::session::Holding;
 use berth_model::vm::{NodePages, Resources, RunStrategy};
 
-use super::{ConvertError, each, enums, parsed};
+use super::{ConvertError, all, each, each_parsed, enums, parsed, required};
 use crate::v1;
 
 impl From<&Holding> for v1::Holding {
@@ -16,11 +16,25 @@ impl From<&Holding> for v1::Holding {
             name,
             cpus,
             memory,
+            performance,
+            tuning,
+            devices,
             image_name,
             image,
             disk_size,
             run,
-            resources: Resources { vcpus, emulator, iothread, memory: pages, overhead },
+            resources:
+                Resources {
+                    vcpus,
+                    dedicated,
+                    idle,
+                    emulator,
+                    iothread,
+                    shared_cpu,
+                    memory: pages,
+                    overhead,
+                    devices: given_devices,
+                },
             restart_count,
         } = holding;
         Self {
@@ -46,6 +60,13 @@ impl From<&Holding> for v1::Holding {
                 })
                 .collect(),
             overhead_bytes: overhead.0,
+            performance: v1::Performance::from(*performance).into(),
+            tuning: Some(tuning.into()),
+            devices: all(devices),
+            dedicated: dedicated.to_string(),
+            idle: idle.to_string(),
+            shared_cpu: *shared_cpu,
+            given_devices: given_devices.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -70,6 +91,13 @@ impl TryFrom<v1::Holding> for Holding {
             iothread,
             memory,
             overhead_bytes,
+            performance,
+            tuning,
+            devices,
+            dedicated,
+            idle,
+            shared_cpu,
+            given_devices,
         } = wire;
         Ok(Self {
             vm: parsed(&vm, "vm")?,
@@ -77,16 +105,23 @@ impl TryFrom<v1::Holding> for Holding {
             name: parsed(&name, "name")?,
             cpus,
             memory: Bytes(memory_bytes),
+            performance: enums::exact_performance(performance, "performance")?,
+            tuning: required(tuning, "tuning")?,
+            devices: each(devices, "devices")?,
             image_name: parsed(&image, "image")?,
             image: parsed(&image_sha256, "image_sha256")?,
             disk_size: Bytes(disk_size_bytes),
             run: if runs { RunStrategy::Always } else { RunStrategy::Halted },
             resources: Resources {
                 vcpus: vcpus.into_iter().map(ThreadId).collect(),
+                dedicated: parsed(&dedicated, "dedicated")?,
+                idle: parsed(&idle, "idle")?,
                 emulator: parsed(&emulator, "emulator")?,
                 iothread: parsed(&iothread, "iothread")?,
+                shared_cpu,
                 memory: each::<v1::HeldPages, NodePages>(memory, "memory")?,
                 overhead: Bytes(overhead_bytes),
+                devices: each_parsed(&given_devices, "given_devices")?,
             },
             restart_count,
         })

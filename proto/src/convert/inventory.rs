@@ -2,7 +2,7 @@
 
 use berth_model::Bytes;
 use berth_model::host::{
-    AcceleratorReport, CoreId, HugepagePool, Inventory, NodeId, NodeMemory, Thread, ThreadId, Topology,
+    AcceleratorReport, CoreId, HugepagePool, Inventory, NodeId, NodeMemory, PciDevice, Thread, ThreadId, Topology,
 };
 
 use super::{ConvertError, all, each, enums, parsed, required};
@@ -10,7 +10,7 @@ use crate::v1;
 
 impl From<&Inventory> for v1::Inventory {
     fn from(inventory: &Inventory) -> Self {
-        let Inventory { topology, reserve, memory, hugepages, accelerator, versions, overlap } = inventory;
+        let Inventory { topology, reserve, memory, hugepages, devices, accelerator, versions, overlap } = inventory;
         Self {
             topology: Some(topology.into()),
             reserve: reserve.to_string(),
@@ -19,6 +19,7 @@ impl From<&Inventory> for v1::Inventory {
             accelerator: Some(accelerator.into()),
             versions: versions.clone(),
             overlap: *overlap,
+            devices: all(devices),
         }
     }
 }
@@ -27,12 +28,18 @@ impl TryFrom<v1::Inventory> for Inventory {
     type Error = ConvertError;
 
     fn try_from(wire: v1::Inventory) -> Result<Self, ConvertError> {
-        let v1::Inventory { topology, reserve, memory, hugepages, accelerator, versions, overlap } = wire;
+        let v1::Inventory { topology, reserve, memory, hugepages, accelerator, versions, overlap, devices } = wire;
+        let devices: Vec<PciDevice> = each(devices, "devices")?;
+        // The model searches devices by address, so their order is checked here once.
+        if let Some(at) = devices.windows(2).position(|pair| pair[0].address >= pair[1].address) {
+            return Err(ConvertError::new(format!("devices[{}].address", at + 1), "is not in ascending order"));
+        }
         Ok(Self {
             topology: required(topology, "topology")?,
             reserve: parsed(&reserve, "reserve")?,
             memory: each(memory, "memory")?,
             hugepages: each(hugepages, "hugepages")?,
+            devices,
             accelerator: required(accelerator, "accelerator")?,
             versions,
             overlap,
@@ -63,8 +70,8 @@ impl TryFrom<v1::Topology> for Topology {
 
 impl From<&Thread> for v1::Thread {
     fn from(thread: &Thread) -> Self {
-        let Thread { id, core, socket, node } = thread;
-        Self { id: id.0, core: core.0, socket: *socket, node: node.0 }
+        let Thread { id, core, socket, node, cache } = thread;
+        Self { id: id.0, core: core.0, socket: *socket, node: node.0, cache: *cache }
     }
 }
 
@@ -72,8 +79,8 @@ impl TryFrom<v1::Thread> for Thread {
     type Error = ConvertError;
 
     fn try_from(wire: v1::Thread) -> Result<Self, ConvertError> {
-        let v1::Thread { id, core, socket, node } = wire;
-        Ok(Self { id: ThreadId(id), core: CoreId(core), socket, node: NodeId(node) })
+        let v1::Thread { id, core, socket, node, cache } = wire;
+        Ok(Self { id: ThreadId(id), core: CoreId(core), socket, node: NodeId(node), cache })
     }
 }
 

@@ -5,6 +5,7 @@
 mod assignment;
 mod condition;
 mod desired;
+mod device;
 mod enums;
 mod holding;
 mod host;
@@ -17,10 +18,12 @@ mod meta;
 mod observed;
 mod orphan;
 mod report;
+mod rules;
 mod spec;
 mod stamp;
 mod to_controller;
 mod to_host;
+mod tuning;
 mod vm;
 mod welcome;
 
@@ -30,7 +33,7 @@ mod tests;
 use std::fmt;
 use std::str::FromStr;
 
-pub use enums::{performance, run_strategy};
+pub use enums::{performance, run_strategy, taint_effect};
 pub use host::host_to_wire;
 pub use host_use::host_use;
 pub use image::image_to_wire;
@@ -71,6 +74,15 @@ where
     T::Err: fmt::Display,
 {
     text.parse().map_err(|problem: T::Err| ConvertError::new(field, problem))
+}
+
+/// Parses each element of a repeated text field.
+fn each_parsed<T>(texts: &[String], field: &str) -> Result<Vec<T>, ConvertError>
+where
+    T: FromStr,
+    T::Err: fmt::Display,
+{
+    texts.iter().enumerate().map(|(at, text)| parsed(text, &format!("{field}[{at}]"))).collect()
 }
 
 /// Converts a message field that must be there.
