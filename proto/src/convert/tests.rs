@@ -2,16 +2,22 @@
 //! error that names the field.
 
 use berth_model::host::{
-    AcceleratorReport, CoreId, HugepagePool, Inventory, NodeId, NodeMemory, Orphan, Thread, ThreadId, ThreadSet,
-    Topology,
+    AcceleratorReport, CoreId, Eviction, HugepagePool, Inventory, NodeId, NodeMemory, Orphan, PciAddress, PciDevice,
+    PciKind, Thread, ThreadId, ThreadSet, Topology,
 };
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
+use berth_model::instancetype::PreferenceSpec;
+use berth_model::placement::{
+    Domain, HostWish, Operator, Requirement, Rules, Selector, Spread, Strength, Taint, TaintEffect, Toleration,
+    VmAffinity, WhenUnsatisfiable,
+};
 use berth_model::session::{
     Absent, DesiredEntry, Hello, Holding, Present, ProtocolRange, Report, ToController, ToHost, UserData, VmReport,
     Welcome,
 };
 use berth_model::vm::{
-    Accelerator, Assignment, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, StopReason, VmSpec,
+    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, NodePages, NumaPolicy, Observed, Performance, Resources,
+    RunStrategy, SmtPolicy, StopReason, Tuning, VmSpec,
 };
 use berth_model::{
     BootId, Bytes, ClusterId, Condition, ConditionStatus, Epoch, HostUid, Incarnation, Millis, Name, PageSize,
@@ -78,16 +84,19 @@ fn condition() -> impl Strategy<Value = Condition> {
 
 fn inventory() -> impl Strategy<Value = Inventory> {
     let topology =
-        btree_map(any::<u32>(), (any::<u32>(), any::<u32>(), any::<u32>()), 0..5).prop_map(|threads| Topology {
-            threads: threads
-                .into_iter()
-                .map(|(id, (core, socket, node))| Thread {
-                    id: ThreadId(id),
-                    core: CoreId(core),
-                    socket,
-                    node: NodeId(node),
-                })
-                .collect(),
+        btree_map(any::<u32>(), (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()), 0..5).prop_map(|threads| {
+            Topology {
+                threads: threads
+                    .into_iter()
+                    .map(|(id, (core, socket, node, cache))| Thread {
+                        id: ThreadId(id),
+                        core: CoreId(core),
+                        socket,
+                        node: NodeId(node),
+                        cache,
+                    })
+                    .collect(),
+            }
         });
     let memory = (any::<u32>(), bytes()).prop_map(|(node, ordinary)| NodeMemory { node: NodeId(node), ordinary });
     let pool = (any::<u32>(), page(), any::<u64>()).prop_map(|(node, page, total)| HugepagePool {
@@ -97,17 +106,132 @@ fn inventory() -> impl Strategy<Value = Inventory> {
     });
     let report = (accelerator(), option::of(text()), option::of(text()))
         .prop_map(|(accelerator, failed_step, detail)| AcceleratorReport { accelerator, failed_step, detail });
-    (topology, threads(), vec(memory, 0..3), vec(pool, 0..3), report, vec(text(), 0..3), any::<bool>()).prop_map(
-        |(topology, reserve, memory, hugepages, accelerator, versions, overlap)| Inventory {
+    let devices =
+        btree_map(address(), (kind(), option::of(any::<u32>()), option::of(any::<u32>()), option::of(address())), 0..3);
+    let devices = devices.prop_map(|devices| {
+        let device = |(address, (kind, node, iommu_group, physical))| PciDevice {
+            address,
+            kind,
+            node: Option::map(node, NodeId),
+            iommu_group,
+            physical,
+        };
+        devices.into_iter().map(device).collect()
+    });
+    (topology, threads(), vec(memory, 0..3), vec(pool, 0..3), devices, report, vec(text(), 0..3), any::<bool>())
+        .prop_map(|(topology, reserve, memory, hugepages, devices, accelerator, versions, overlap)| Inventory {
             topology,
             reserve,
             memory,
             hugepages,
+            devices,
             accelerator,
             versions,
             overlap,
-        },
+        })
+}
+
+fn address() -> impl Strategy<Value = PciAddress> {
+    (any::<u32>(), any::<u8>(), 0..32_u8, 0..8_u8)
+        .prop_map(|(domain, bus, device, function)| PciAddress { domain, bus, device, function })
+}
+
+fn kind() -> impl Strategy<Value = PciKind> {
+    any::<(u16, u16)>().prop_map(|(vendor, product)| PciKind { vendor, product })
+}
+
+fn demands() -> impl Strategy<Value = Vec<DeviceDemand>> {
+    vec((kind(), any::<u32>()).prop_map(|(kind, count)| DeviceDemand { kind, count }), 0..3)
+}
+
+fn performance() -> impl Strategy<Value = Performance> {
+    prop::sample::select(Performance::ALL.as_slice())
+}
+
+fn wishes() -> impl Strategy<Value = PreferenceSpec> {
+    let smt = prop_oneof![Just(SmtPolicy::Siblings), Just(SmtPolicy::WholeCores), Just(SmtPolicy::Isolate)];
+    let numa = prop_oneof![Just(NumaPolicy::Fewest), Just(NumaPolicy::Single)];
+    let shape = prop_oneof![Just(CpuShape::Cores), Just(CpuShape::Sockets)];
+    (
+        option::of(shape),
+        option::of(page()),
+        option::of(smt),
+        option::of(numa),
+        option::of(any::<bool>()),
+        option::of(any::<u32>()),
     )
+        .prop_map(|(cpu_shape, pages, smt, numa, dedicated_emulator, dedicated_iothreads)| PreferenceSpec {
+            cpu_shape,
+            pages,
+            smt,
+            numa,
+            dedicated_emulator,
+            dedicated_iothreads,
+        })
+}
+
+fn tuning() -> impl Strategy<Value = Tuning> {
+    (wishes(), performance()).prop_map(|(wishes, performance)| {
+        let base = Tuning::of(performance);
+        Tuning {
+            pages: wishes.pages.unwrap_or(base.pages),
+            smt: wishes.smt.unwrap_or(base.smt),
+            numa: wishes.numa.unwrap_or(base.numa),
+            dedicated_emulator: wishes.dedicated_emulator.unwrap_or(base.dedicated_emulator),
+            dedicated_iothreads: wishes.dedicated_iothreads.unwrap_or(base.dedicated_iothreads),
+            cpu_shape: wishes.cpu_shape.unwrap_or(base.cpu_shape),
+        }
+    })
+}
+
+fn selector() -> impl Strategy<Value = Selector> {
+    let operator = prop_oneof![
+        Just(Operator::In),
+        Just(Operator::NotIn),
+        Just(Operator::Exists),
+        Just(Operator::DoesNotExist),
+        Just(Operator::Gt),
+        Just(Operator::Lt),
+    ];
+    let requirement = (text(), operator, btree_set(text(), 0..3))
+        .prop_map(|(key, operator, values)| Requirement { key, operator, values });
+    vec(requirement, 0..3).prop_map(Selector)
+}
+
+fn effect() -> impl Strategy<Value = TaintEffect> {
+    prop_oneof![Just(TaintEffect::NoSchedule), Just(TaintEffect::PreferNoSchedule)]
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let domain =
+        || prop_oneof![Just(Domain::Host), Just(Domain::Rack), Just(Domain::Zone), text().prop_map(Domain::Label)];
+    let strength = prop_oneof![Just(Strength::Required), any::<u32>().prop_map(Strength::Preferred)];
+    let toleration = (option::of(text()), option::of(text()), option::of(effect()))
+        .prop_map(|(key, value, effect)| Toleration { key, value, effect });
+    let affinity = (any::<bool>(), strength, domain(), selector())
+        .prop_map(|(anti, strength, domain, vms)| VmAffinity { anti, strength, domain, vms });
+    let when = prop_oneof![Just(WhenUnsatisfiable::DoNotSchedule), Just(WhenUnsatisfiable::ScheduleAnyway)];
+    let spread = (domain(), any::<u32>(), when, selector()).prop_map(|(domain, max_skew, when_unsatisfiable, vms)| {
+        Spread { domain, max_skew, when_unsatisfiable, vms }
+    });
+    (
+        vec(selector(), 0..3),
+        vec((any::<u32>(), selector()).prop_map(|(weight, hosts)| HostWish { weight, hosts }), 0..3),
+        option::of(name()),
+        vec(toleration, 0..3),
+        vec(affinity, 0..3),
+        vec(spread, 0..3),
+        any::<i32>(),
+    )
+        .prop_map(|(hosts, host_wishes, host_group, tolerations, affinity, spread, priority)| Rules {
+            hosts,
+            host_wishes,
+            host_group,
+            tolerations,
+            affinity,
+            spread,
+            priority,
+        })
 }
 
 fn observed() -> impl Strategy<Value = Observed> {
@@ -161,14 +285,22 @@ fn orphan() -> impl Strategy<Value = Orphan> {
 
 fn holding() -> impl Strategy<Value = Holding> {
     let who = (uid().prop_map(VmUid), name(), name(), any::<u32>(), bytes(), name());
+    let how = (performance(), tuning(), demands());
     let what = (digest(), bytes(), any::<bool>(), resources(), any::<u64>());
-    (who, what).prop_map(
-        |((vm, project, name, cpus, memory, image_name), (image, disk_size, runs, resources, restart_count))| Holding {
+    (who, how, what).prop_map(
+        |(
+            (vm, project, name, cpus, memory, image_name),
+            (performance, tuning, devices),
+            (image, disk_size, runs, resources, restart_count),
+        )| Holding {
             vm,
             project,
             name,
             cpus,
             memory,
+            performance,
+            tuning,
+            devices,
             image_name,
             image,
             disk_size,
@@ -236,12 +368,25 @@ fn spec() -> impl Strategy<Value = VmSpec> {
     let sealed = (text(), vec(any::<u8>(), 0..8), vec(any::<u8>(), 0..8))
         .prop_map(|(key_id, nonce, ciphertext)| Sealed { key_id, nonce, ciphertext });
     let run = prop_oneof![Just(RunStrategy::Always), Just(RunStrategy::Halted)];
-    (option::of(name()), any::<u32>(), bytes(), image, bytes(), run, option::of(sealed)).prop_map(
-        |(instance_type, cpus, memory, image, disk_size, run, user_data)| VmSpec {
+    let size = (option::of(name()), any::<u32>(), option::of(name()), bytes());
+    let how = (performance(), tuning(), demands(), rules());
+    (size, how, image, bytes(), run, option::of(sealed)).prop_map(
+        |(
+            (instance_type, cpus, preference, memory),
+            (performance, tuning, devices, rules),
+            image,
+            disk_size,
+            run,
+            user_data,
+        )| VmSpec {
             instance_type,
             cpus,
+            preference,
             memory,
-            performance: Performance::High,
+            performance,
+            tuning,
+            devices,
+            rules,
             image,
             disk_size,
             run,
@@ -256,9 +401,25 @@ fn resources() -> impl Strategy<Value = Resources> {
         page,
         count,
     });
-    (vec(any::<u32>().prop_map(ThreadId), 0..4), threads(), threads(), vec(pages, 0..3), bytes()).prop_map(
-        |(vcpus, emulator, iothread, memory, overhead)| Resources { vcpus, emulator, iothread, memory, overhead },
+    (
+        vec(any::<u32>().prop_map(ThreadId), 0..4),
+        (threads(), threads(), threads(), threads()),
+        any::<u64>(),
+        vec(pages, 0..3),
+        bytes(),
+        vec(address(), 0..3),
     )
+        .prop_map(|(vcpus, (dedicated, idle, emulator, iothread), shared_cpu, memory, overhead, devices)| Resources {
+            vcpus,
+            dedicated,
+            idle,
+            emulator,
+            iothread,
+            shared_cpu,
+            memory,
+            overhead,
+            devices,
+        })
 }
 
 fn assignment() -> impl Strategy<Value = Assignment> {
@@ -341,6 +502,24 @@ proptest! {
     }
 
     #[test]
+    fn rules_survive_the_wire(rules in rules()) {
+        let read = v1::Rules::decode(v1::Rules::from(&rules).encode_to_vec().as_slice()).unwrap();
+        prop_assert_eq!(Rules::try_from(read), Ok(rules));
+    }
+
+    #[test]
+    fn wishes_survive_the_wire_with_what_they_leave_open(wishes in wishes()) {
+        let read = v1::Tuning::decode(v1::Tuning::from(&wishes).encode_to_vec().as_slice()).unwrap();
+        prop_assert_eq!(PreferenceSpec::try_from(read), Ok(wishes));
+    }
+
+    #[test]
+    fn taints_survive_the_wire(key in text(), value in text(), effect in effect()) {
+        let taint = Taint { key, value, effect };
+        prop_assert_eq!(Taint::try_from(v1::Taint::from(&taint)), Ok(taint));
+    }
+
+    #[test]
     fn damaged_bytes_are_an_error_or_another_word_but_never_a_panic(
         word in to_controller(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
     ) {
@@ -379,8 +558,36 @@ fn threads_out_of_order_are_refused_because_the_model_searches_them() {
 #[test]
 fn a_request_may_leave_enums_to_the_server_but_not_invent_them() {
     assert_eq!(super::performance(0, "spec.performance"), Ok(None));
+    assert_eq!(super::taint_effect(0, "remove_taints[0].effect"), Ok(None));
     assert_eq!(super::run_strategy(2, "spec.run_strategy"), Ok(Some(RunStrategy::Halted)));
     assert_eq!(super::run_strategy(9, "spec.run_strategy").unwrap_err().path, "spec.run_strategy");
+}
+
+#[test]
+fn a_rule_that_is_no_rule_is_refused_by_its_field() {
+    let vms = Some(v1::Selector::default());
+    let domain = Some(v1::Domain { kind: v1::DomainKind::Zone.into(), label: "zone".into() });
+    let spread = v1::Spread { domain, vms, max_skew: 1, when_unsatisfiable: 1 };
+    let wire = v1::Rules { spread: vec![spread], ..v1::Rules::default() };
+    assert_eq!(Rules::try_from(wire).unwrap_err().path, "spread[0].domain.label");
+    let requirement = v1::Requirement { key: "gpu".into(), ..v1::Requirement::default() };
+    let wire = v1::Rules { hosts: vec![v1::Selector { all: vec![requirement] }], ..v1::Rules::default() };
+    assert_eq!(Rules::try_from(wire).unwrap_err(), ConvertError::missing("hosts[0].all[0].operator"));
+    let unknown = v1::Toleration { effect: 7, ..v1::Toleration::default() };
+    let wire = v1::Rules { tolerations: vec![unknown], ..v1::Rules::default() };
+    assert_eq!(Rules::try_from(wire).unwrap_err().path, "tolerations[0].effect");
+}
+
+#[test]
+fn devices_out_of_order_are_refused_because_the_model_searches_them() {
+    let device = |address: &str| v1::PciDevice { address: address.into(), kind: "10de:2204".into(), ..Default::default() };
+    let wire = v1::Inventory {
+        topology: Some(v1::Topology::default()),
+        accelerator: Some(v1::AcceleratorReport { accelerator: 1, ..Default::default() }),
+        devices: vec![device("0000:3b:00.0"), device("0000:3a:00.0")],
+        ..Default::default()
+    };
+    assert_eq!(Inventory::try_from(wire).unwrap_err().path, "devices[1].address");
 }
 
 #[test]
@@ -402,6 +609,8 @@ fn reflection_knows_every_service() {
             "ImageService",
             "InstanceTypeService",
             "PeerService",
+            "PlacementService",
+            "PreferenceService",
             "VmService",
         ]
     );
@@ -433,12 +642,13 @@ fn what_is_spoken_for_is_the_sum_of_assignments_on_that_host_alone() {
         inventory: Inventory {
             topology: Topology {
                 threads: (0..4)
-                    .map(|id| Thread { id: ThreadId(id), core: CoreId(id), socket: 0, node: NodeId(0) })
+                    .map(|id| Thread { id: ThreadId(id), core: CoreId(id), socket: 0, node: NodeId(0), cache: 0 })
                     .collect(),
             },
             reserve: "0".parse().unwrap(),
             memory: vec![NodeMemory { node: NodeId(0), ordinary: Bytes::gib(1) }],
             hugepages: vec![HugepagePool { node: NodeId(0), page: PageSize::Huge2M, total: 512 }],
+            devices: vec![],
             accelerator: AcceleratorReport { accelerator: Accelerator::Tcg, failed_step: None, detail: None },
             versions: vec![],
             overlap: false,
@@ -446,6 +656,7 @@ fn what_is_spoken_for_is_the_sum_of_assignments_on_that_host_alone() {
         conditions: vec![],
         images: std::collections::BTreeMap::new(),
         orphans: vec![],
+        evictions: vec![],
     };
     let vm = |name: &str, bits, host, threads: [u32; 2]| berth_model::vm::Vm {
         meta: meta(name, bits),
@@ -453,7 +664,11 @@ fn what_is_spoken_for_is_the_sum_of_assignments_on_that_host_alone() {
             instance_type: None,
             cpus: 2,
             memory: Bytes::mib(256),
+            preference: None,
             performance: Performance::High,
+            tuning: Tuning::of(Performance::High),
+            devices: vec![],
+            rules: Rules::default(),
             image: ImageRef {
                 name: "tiny".parse().unwrap(),
                 sha256: Sha256Digest([7; 32]),
@@ -480,10 +695,21 @@ fn what_is_spoken_for_is_the_sum_of_assignments_on_that_host_alone() {
         unplaced: None,
         observed: None,
     };
-    let used = super::host_use(&host, &[vm("a", 11, 1, [2, 1]), vm("b", 12, 9, [2, 3])]);
+    let none = std::iter::empty();
+    let used = super::host_use(&host, &[vm("a", 11, 1, [2, 1]), vm("b", 12, 9, [2, 3])], none);
     assert_eq!((used.threads_total, used.threads_reserved, used.threads_booked, used.vms), (4, 1, 2, 1));
     let booked: Vec<_> = used.booked.iter().map(|held| (held.thread, held.called.as_str(), held.vcpu)).collect();
     assert_eq!(booked, [(1, "default/a", 1), (2, "default/a", 0)]);
     assert_eq!((used.hugepages[0].booked, used.hugepages[0].total), (128, 512));
     assert_eq!(used.ordinary_bytes_booked, Bytes::mib(112).0);
+    assert_eq!((used.shared_cpu_booked, used.shared_cpu_total), (0, 1000));
+    let resources = Resources { vcpus: vec![ThreadId(3)], overhead: Bytes::mib(9), ..Resources::default() };
+    let stamp = Stamp { incarnation: Incarnation(1), epoch: Epoch(3) };
+    let gone = Eviction { vm: VmUid(uid(13)), stamp, resources, with_disk: false };
+    let host = berth_model::host::Host { evictions: vec![gone], ..host };
+    let used = super::host_use(&host, &[vm("a", 11, 1, [2, 1])], std::iter::empty());
+    let roles: Vec<_> = used.booked.iter().map(|held| (held.thread, held.role())).collect();
+    let (vcpu, held) = (v1::ThreadRole::Vcpu, v1::ThreadRole::Held);
+    assert_eq!(roles, [(1, vcpu), (2, vcpu), (3, held)]);
+    assert_eq!((used.ordinary_bytes_booked, used.shared_cpu_total), (Bytes::mib(121).0, 0));
 }
