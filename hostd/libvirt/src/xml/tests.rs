@@ -38,6 +38,22 @@ fn eight_vcpus_over_two_nodes_come_out_as_kept() {
 }
 
 #[test]
+fn a_vm_that_shares_threads_is_pinned_nowhere_and_comes_out_as_kept() {
+    for release in Release::ALL {
+        let mut spec = spec(Accelerator::Kvm, &[], &[]);
+        (spec.cpus, spec.memory, spec.page) = (4, Bytes::gib(1), PageSize::Small);
+        spec.cpu_shape = CpuShape::Sockets;
+        spec.resources.shared_cpu = 1000;
+        spec.resources.memory = vec![NodePages { node: NodeId(0), page: PageSize::Small, count: 200_000 }];
+        let rendered = render(&spec, &files(), &capabilities(release, Accelerator::Kvm)).unwrap();
+        for absent in ["vcpupin", "hugepages", "numatune", "hint-dedicated"] {
+            assert!(!rendered.xml.contains(absent), "{absent} in {}", rendered.xml);
+        }
+        golden(release, "four-shared-vcpus-kvm.xml", &rendered.xml);
+    }
+}
+
+#[test]
 fn a_disk_without_direct_io_comes_out_as_kept_and_says_so() {
     for release in Release::ALL {
         let spec = spec(Accelerator::Tcg, &[2, 3], &[(0, 128)]);
