@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use berth_model::image::ImageRef;
-use berth_model::vm::{Performance, RunStrategy, VmSpec};
+use berth_model::placement::Rules;
+use berth_model::vm::{Performance, RunStrategy, Tuning, VmSpec};
 use berth_model::{Actor, ActorRole, Bytes, Millis, Name, Timestamp, Uid, VmUid};
 use berth_state::{Batch, Body, Cluster, Command, Expect, apply, record};
 

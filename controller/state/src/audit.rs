@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use berth_model::{HostUid, VmUid};
-use berth_model::host::Host;
 use berth_model::vm::Vm;
 
 use crate::cluster::{self, Cluster};

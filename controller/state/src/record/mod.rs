@@ -1,6 +1,6 @@
 //! How the replicated state is written down: frozen encodings, one module a version.
 //!
-//! `latest` lives only in memory. A record is a [`berth_frame`] frame around a postcard body of a struct in `vN`,
+//! Until the first release they may change in place (decision 0007). `latest` lives only in memory. A record is a [`berth_frame`] frame around a postcard body of a struct in `vN`,
 //! whose bytes are held by golden tests; a new field means a new version, and old versions decode for ever. An
 //! unknown kind or version is an error that halts the member: it is never skipped (law 11).
 
@@ -97,12 +97,8 @@ pub fn read_snapshot(from: &mut dyn Read) -> Result<Cluster, RecordError> {
     let Some(head) = next(from)? else {
         return Err(RecordError::Incomplete("it is empty".into()));
     };
-    let (mut cluster, digest) = match (head.kind, head.version) {
-        (kind::SNAPSHOT_HEAD, v1::VERSION) => (v1::read_head(&head.body)?, None),
-        (kind::SNAPSHOT_HEAD, v2::VERSION) => {
-            let (cluster, digest) = v2::read_head(&head.body)?;
-            (cluster, Some(digest))
-        }
+    let (mut cluster, told) = match (head.kind, head.version) {
+        (kind::SNAPSHOT_HEAD, v2::VERSION) => v2::read_head(&head.body)?,
         (kind, version) => return Err(RecordError::Unknown { kind, version }),
     };
     let mut records = 0;
@@ -122,19 +118,17 @@ pub fn read_snapshot(from: &mut dyn Read) -> Result<Cluster, RecordError> {
             }
             break;
         }
-        if digest.is_none() || !v2::take_in(&mut cluster, record.kind, &record.body)? {
+        if !v2::take_in(&mut cluster, record.kind, &record.body)? {
             v1::take_in(&mut cluster, record.kind, &record.body)?;
         }
         records += 1;
     }
     cluster.sum = cluster.summed();
-    match digest {
-        Some(told) if told != cluster.digest() => {
-            let found = cluster.digest();
-            Err(RecordError::Incomplete(format!("its state comes to digest {found}, and it says {told}")))
-        }
-        Some(_) | None => Ok(cluster),
+    let found = cluster.digest();
+    if told != found {
+        return Err(RecordError::Incomplete(format!("its state comes to digest {found}, and it says {told}")));
     }
+    Ok(cluster)
 }
 
 /// One record of a stream.

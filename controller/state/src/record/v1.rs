@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::mirror::{Mirror, frozen_enum, frozen_struct, leaves};
 use super::{RecordError, kind};
 use crate::cluster::{Cluster, ClusterInfo};
-use crate::requests::{Remembered, Requests};
+use crate::requests::Remembered;
 use crate::{command, ledger, outcome};
 
 pub(super) use history::{
@@ -380,16 +380,6 @@ impl Mirror<model::session::Report> for Report {
 use berth_model::host::CoreId;
 leaves!(CoreId);
 
-/// The first record of a snapshot.
-#[derive(Debug, Serialize, Deserialize)]
-struct SnapshotHead {
-    info: Option<Info>,
-    revision: Revision,
-    last_at: Timestamp,
-    request_horizon: Timestamp,
-    next_request: u64,
-}
-
 /// The last record of a snapshot: how many records lie between it and the first.
 #[derive(Debug, Serialize, Deserialize)]
 struct SnapshotEnd {
@@ -460,20 +450,6 @@ pub(super) fn write_objects(cluster: &Cluster, out: &mut dyn Write) -> Result<u6
         put(freeze::<(RequestId, RememberedRequest), _>(kind::SNAPSHOT_REQUEST, (id, held.clone())))?;
     }
     Ok(records)
-}
-
-/// What the first record says: a state without objects.
-pub(super) fn read_head(body: &[u8]) -> Result<Cluster, RecordError> {
-    let head: SnapshotHead = berth_frame::decode_body(kind::SNAPSHOT_HEAD, body)?;
-    Ok(Cluster {
-        info: head.info.thaw(),
-        revision: head.revision,
-        last_at: head.last_at,
-        requests: Requests { horizon: head.request_horizon, next_sequence: head.next_request, ..Requests::default() },
-        // It tells of no change: none before it is known.
-        history: crate::history::History::after(head.revision),
-        ..Cluster::default()
-    })
 }
 
 /// How many records the last one counts.

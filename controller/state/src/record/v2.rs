@@ -1,5 +1,5 @@
-//! Version 2 of a snapshot: besides the objects of version 1 it holds the digest, the checkpoints and the history.
-//! Frozen: nothing here may change any more, golden tests hold the bytes.
+//! Version 2 of a snapshot: besides the objects it holds the digest, the checkpoints and the history. Golden tests hold the
+//! bytes (decision 0007).
 
 use std::io::Write;
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::host::{Liveness, NodeId};
+use berth_model::host::{Liveness, NodeId, Overcommit, Percent};
 use berth_model::image::ImageSpec;
 use berth_model::session::{Report, VmReport};
 use berth_model::testing::strategies::{
@@ -22,7 +22,7 @@ use proptest::prelude::*;
 use crate::apply::apply;
 use crate::audit::audit;
 use crate::cluster::Cluster;
-use crate::command::{Batch, Body, Command, Expect, HostFacts};
+use crate::command::{Batch, Body, Command, Expect, HostFacts, HostPatch};
 use crate::outcome::{Change, Object};
 use crate::record;
 use crate::testing::{create_vm, facts};
@@ -50,6 +50,8 @@ enum Step {
     Hear(u32, Liveness),
     /// A VM is started or stopped.
     SetRun(u32, bool),
+    /// A host is said to be dead.
+    Bury(u32),
     /// Anything.
     Raw(Body),
 }
@@ -106,6 +108,9 @@ impl Step {
                 let run = if run { RunStrategy::Always } else { RunStrategy::Halted };
                 Some(Body::SetRun { vm: uid(number), run, expect: Expect::default() })
             }
+            Self::Bury(number) => {
+                Some(Body::ConfirmDead { host: host_uid(u128::from(number)), expect: Expect::default() })
+            }
             Self::Raw(body) => Some(body),
         }
     }
@@ -125,6 +130,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (vms(), hosts()).prop_map(|(vm, host)| Step::GoneElsewhere(vm, host)),
         1 => (hosts(), livenesses()).prop_map(|(host, liveness)| Step::Hear(host, liveness)),
         1 => (vms(), any::<bool>()).prop_map(|(vm, run)| Step::SetRun(vm, run)),
+        1 => hosts().prop_map(Step::Bury),
     ]
 }
 
@@ -160,6 +166,12 @@ fn bodies() -> impl Strategy<Value = Body> {
         .prop_map(|(vm, hosts, refusals)| Body::NoteUnplaced { vm, hosts, refusals });
     let labelled = (vm_uids(), labels(), vec("[a-b]", 0..2), expectations())
         .prop_map(|(vm, set, remove, expect)| Body::SetLabels { vm, set, remove, expect });
+    let patched = (host_uids(), labels(), option::of(any::<bool>()), option::of(option::of(names())), 100..2000_u32)
+        .prop_map(|(host, set_labels, cordoned, zone, percent)| {
+            let overcommit = Some(Overcommit { cpu_percent: Percent(percent), memory_percent: Percent(percent) });
+            let patch = HostPatch { set_labels, cordoned, zone, overcommit, ..HostPatch::default() };
+            Body::UpdateHost { host, patch: Box::new(patch), expect: Expect::default() }
+        });
     prop_oneof![
         1 => (0..3_u32).prop_map(|version| Body::Bootstrap { cluster: cluster_id(), version }),
         4 => created,
@@ -173,6 +185,12 @@ fn bodies() -> impl Strategy<Value = Body> {
         4 => assigned,
         1 => noted,
         1 => labelled,
+        1 => (vm_uids(), vm_specs(), expectations())
+            .prop_map(|(vm, spec, expect)| Body::SetSpec { vm, spec: Box::new(spec), expect }),
+        1 => (host_uids(), any::<bool>(), expectations())
+            .prop_map(|(host, never_returns, expect)| Body::RemoveHost { host, never_returns, expect }),
+        1 => (host_uids(), expectations()).prop_map(|(host, expect)| Body::ConfirmDead { host, expect }),
+        1 => patched,
     ]
 }
 
@@ -331,6 +349,9 @@ fn tells_before_and_after(change: &Change) -> Result<(), TestCaseError> {
             (before.as_ref().map(|held| held.meta.revision), after.as_ref().map(|held| held.meta.revision))
         }
         Object::Image { before, after } => {
+            (before.as_ref().map(|held| held.meta.revision), after.as_ref().map(|held| held.meta.revision))
+        }
+        Object::Preference { before, after } => {
             (before.as_ref().map(|held| held.meta.revision), after.as_ref().map(|held| held.meta.revision))
         }
         Object::InstanceType { before, after } => {

@@ -3,7 +3,7 @@
 use berth_model::host::Orphan;
 use berth_model::session::{Holding, Report, VmReport};
 use berth_model::testing::{self, Machine, digest, full_report, host_uid, name, vm_spec, vm_uid};
-use berth_model::vm::{Resources, RunStrategy};
+use berth_model::vm::{Performance, Resources, RunStrategy, Tuning};
 use berth_model::{Bytes, Epoch, HostUid, Incarnation, Name, Stamp, VmUid};
 
 use crate::command::{Body, Expect};
@@ -24,6 +24,9 @@ fn holding(resources: Resources) -> Holding {
         name: name("lost"),
         cpus: 2,
         memory: Bytes::mib(64),
+        performance: Performance::High,
+        tuning: Tuning::of(Performance::High),
+        devices: Vec::new(),
         image_name: name("tiny"),
         image: digest(1),
         disk_size: testing::IMAGE_SIZE,
