@@ -50,6 +50,11 @@ impl Percent {
     /// The most that makes sense of over-subscription: twenty to one.
     pub const MOST: u32 = 2000;
 
+    /// The percentage, at least 100 whatever was stored: a ratio is divided by.
+    pub const fn get(self) -> u64 {
+        if self.0 < 100 { 100 } else { self.0 as u64 }
+    }
+
     /// The percentage; none outside 100 to [`Percent::MOST`].
     pub const fn checked(percent: u32) -> Option<Self> {
         if percent >= 100 && percent <= Self::MOST { Some(Self(percent)) } else { None }

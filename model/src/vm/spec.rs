@@ -107,7 +107,7 @@ impl VmSpec {
         match self.performance {
             Performance::High => 0,
             Performance::Standard => asked,
-            Performance::Density => (asked * 100).div_ceil(ratios.cpu_percent.0 as u64),
+            Performance::Density => (asked * 100).div_ceil(ratios.cpu_percent.get()),
         }
     }
 
@@ -116,12 +116,12 @@ impl VmSpec {
         let asked = match self.performance {
             Performance::High | Performance::Standard => self.memory.0,
             Performance::Density => {
-                let exact = (self.memory.0 as u128 * 100).div_ceil(ratios.memory_percent.0 as u128);
+                let exact = (self.memory.0 as u128 * 100).div_ceil(ratios.memory_percent.get() as u128);
                 // At most what was asked, because a ratio is at least 100 %.
                 exact as u64
             }
         };
-        Bytes(self.page_size().pages_for(Bytes(asked)) * self.page_size().bytes().0)
+        Bytes(self.page_size().pages_for(Bytes(asked)).saturating_mul(self.page_size().bytes().0))
     }
 
     /// Ordinary host memory that the VM needs beyond guest memory, booked with it (requirement C8).

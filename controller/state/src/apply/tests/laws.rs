@@ -293,6 +293,10 @@ proptest! {
                 Step::GoneElsewhere(vm, host) => Some((vm_uid(u128::from(*vm)), Some(host_uid(u128::from(*host))))),
                 _ => None,
             };
+            let buried = match &step {
+                Step::Bury(host) => Some(host_uid(u128::from(*host))),
+                _ => None,
+            };
             let Some(body) = step.body(&cluster) else { continue };
             let before = cluster.clone();
             let command = Command { request: None, actor: operator(), body };
@@ -307,7 +311,12 @@ proptest! {
                 let after = cluster.vms.get(&vm.uid());
                 let on = vm.assignment.as_ref().map(|held| held.host);
                 let reported = ends.is_some_and(|(gone, by)| gone == vm.uid() && (by.is_none() || by == on));
-                let may_end = vm.meta.is_deleting() && reported;
+                // By an operator's word that a silent host is dead: what it had there is kept from others.
+                let silent = |host| before.hosts[&host].liveness != Liveness::Alive;
+                let fenced = on.is_some_and(|host| {
+                    buried == Some(host) && silent(host) && cluster.holds_ended(host, vm.uid())
+                });
+                let may_end = (vm.meta.is_deleting() && reported) || fenced;
                 prop_assert!(
                     after.is_some_and(|after| after.assignment == vm.assignment) || may_end,
                     "the placement of {} ended without its host's word", vm.uid()
