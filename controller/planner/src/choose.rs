@@ -1,192 +1,245 @@
-//! The choice of a host and of the exact threads and pages on it.
+//! The choice of a host: filter, score by named fields compared in order, allocate.
 //!
-//! Filter, score by named fields compared in order, allocate. No magic weights: a field earlier in [`Candidate`]
-//! decides before a later one is looked at.
+//! No magic weights: a field earlier in [`Candidate`] decides before a later one is looked at. Every host is looked at in few
+//! numbers, which tell what certainly does not fit and how good the host could be at best. Exact threads and pages are
+//! worked out for the best, then the next best, until none that is left could be better than what was found: so nothing
+//! that fits is missed, and the best is really the best.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
-use berth_model::host::{Host, Liveness, NodeId, ThreadId};
-use berth_model::image::ImageOnHost;
-use berth_model::vm::{NodePages, Resources, Vm, VmSpec};
-use berth_model::{HostUid, Name, PageSize};
-use berth_state::{Cluster, HostBookings, Stray};
+use berth_model::host::Overcommit;
+use berth_model::vm::{SmtPolicy, Vm};
+use berth_model::{HostUid, Name};
+use berth_state::Stray;
 
-use crate::refusal::{Refusal, total_pages};
+use crate::allocate::{Berth, Demand, allocate};
+use crate::index::{Index, Row, closed};
+use crate::layout::{Brief, page_at};
+use crate::refusal::Refusal;
+use crate::rules::{Cost, Rules};
 
 /// Why one host is better than another: compared field by field, less is better.
+///
+/// What an operator said comes first (taints, then rules of the VM), then what makes the VM fast (nodes, caches), then what
+/// is good for the cluster: VMs spread over hosts, and of equally filled hosts the fuller one, so that large VMs find
+/// room.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Candidate {
+    /// Taints that would rather keep the VM away.
+    pub taints: u32,
+    /// By how many VMs soft spreads would be broken, summed.
+    pub skew: u32,
+    /// The weights of preferences that are not met, summed: wishes about hosts, near to and away from other VMs.
+    pub unmet: u32,
     /// NUMA nodes that the VM's threads and memory would span: memory of another node is slow.
-    pub nodes: usize,
+    pub nodes: u32,
+    /// Last-level caches that its threads would span.
+    pub caches: u32,
     /// VMs that the host carries: VMs are spread over hosts.
-    pub vms_on_host: usize,
-    /// Threads that would stay free: of equally filled hosts the fuller, so that large VMs find whole hosts.
-    pub free_threads_after: usize,
+    pub vms_on_host: u32,
+    /// Thousandths of a CPU thread that would stay free.
+    pub leftover: u64,
     /// The host's name, so that the same view gives the same plan.
     pub name: Name,
 }
 
-/// Chooses a berth, or says for each host why not, in the order of names.
-pub fn place(
-    view: &Cluster,
-    bookings: impl Fn(HostUid) -> Arc<HostBookings>,
-    vm: &Vm,
-) -> Result<(HostUid, Resources, Candidate), Vec<(Name, Refusal)>> {
-    if let Some(Stray::Orphan(host) | Stray::Evicted(host)) = view.stray(vm.uid()) {
-        return Err(vec![(host.meta.name.clone(), Refusal::Orphan)]);
-    }
-    let mut best: Option<(Candidate, HostUid, Resources)> = None;
-    let mut refusals = Vec::new();
-    for host in view.hosts.values() {
-        let held = bookings(host.uid());
-        match fit(host, &held, vm) {
-            Ok(resources) => {
-                let candidate = Candidate {
-                    nodes: nodes_spanned(host, &resources),
-                    vms_on_host: held.count(),
-                    free_threads_after: free_threads(host, &held).len() - resources.vcpus.len(),
-                    name: host.meta.name.clone(),
-                };
-                if best.as_ref().is_none_or(|(standing, ..)| candidate < *standing) {
-                    best = Some((candidate, host.uid(), resources));
-                }
-            }
-            Err(refusal) => refusals.push((host.meta.name.clone(), refusal)),
-        }
-    }
-    refusals.sort_by(|a, b| a.0.cmp(&b.0));
-    best.map(|(candidate, host, resources)| (host, resources, candidate)).ok_or(refusals)
+/// What matters more when hosts are equally good for the VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// Few VMs on each host.
+    Spread,
+    /// Full hosts, so that others stay free.
+    Pack,
 }
 
-fn nodes_spanned(host: &Host, resources: &Resources) -> usize {
-    let topology = &host.inventory.topology;
-    let of_threads = resources.vcpus.iter().filter_map(|id| topology.thread(*id)).map(|thread| thread.node);
-    of_threads.chain(resources.memory.iter().map(|part| part.node)).collect::<BTreeSet<_>>().len()
+/// [`Candidate`] in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Key {
+    taints: u32,
+    skew: u32,
+    unmet: u32,
+    nodes: u32,
+    caches: u32,
+    /// VMs on the host and what would be left over, in the order of the mode.
+    balance: (u64, u64),
+    rank: usize,
+    /// Whether it is exact; otherwise no host's exact key is less than this.
+    exact: bool,
+    row: usize,
 }
 
-/// The berth on one host, or why there is none.
-fn fit(host: &Host, held: &HostBookings, vm: &Vm) -> Result<Resources, Refusal> {
-    match host.liveness {
-        Liveness::Alive => {}
-        Liveness::Suspect => return Err(Refusal::NotAlive("Suspect")),
-        Liveness::Lost => return Err(Refusal::NotAlive("Lost")),
-    }
-    if host.spec.cordoned {
-        return Err(Refusal::Cordoned);
-    }
-    if let Some(why) = held.overbooked(&host.inventory) {
-        return Err(Refusal::Overbooked(why));
-    }
-    let image = &vm.spec.image;
-    match host.images.get(&image.sha256) {
-        None => return Err(Refusal::ImageMissing),
-        Some(ImageOnHost::Refused { reason }) => return Err(Refusal::ImageRefused(reason.clone())),
-        Some(ImageOnHost::Verified { virtual_size }) if *virtual_size != image.virtual_size => {
-            return Err(Refusal::ImageSize { expected: image.virtual_size, found: *virtual_size });
-        }
-        Some(ImageOnHost::Verified { .. }) => {}
-    }
-    allocate(host, held, &vm.spec)
+/// A VM, with everything that is worked out once for all hosts.
+#[derive(Debug)]
+pub(crate) struct Ask<'a> {
+    demand: Demand<'a>,
+    shape: usize,
+    pub(crate) rules: Rules,
 }
 
-/// The threads of a host that no VM has and that are not kept for the host, in ascending order.
-fn free_threads(host: &Host, held: &HostBookings) -> Vec<berth_model::host::Thread> {
-    let inventory = &host.inventory;
-    inventory
-        .topology
-        .threads
-        .iter()
-        .filter(|thread| !inventory.reserve.contains(thread.id) && held.owner(thread.id).is_none())
-        .copied()
-        .collect()
+impl<'a> Ask<'a> {
+    pub(crate) fn of(index: &mut Index, vm: &'a Vm) -> Self {
+        let shape = index.shape(&vm.spec);
+        Self { demand: Demand::of(&vm.spec), shape, rules: Rules::of(index, vm, shape) }
+    }
 }
 
-fn allocate(host: &Host, held: &HostBookings, spec: &VmSpec) -> Result<Resources, Refusal> {
-    let inventory = &host.inventory;
-    let free = free_threads(host, held);
-    if free.len() < spec.cpus as usize {
-        let reserved = inventory.topology.threads.iter().filter(|thread| inventory.reserve.contains(thread.id)).count();
-        let total = inventory.topology.threads.len();
-        return Err(Refusal::Threads { wanted: spec.cpus, free: free.len(), reserved, total });
-    }
-    let page = spec.page_size();
-    let wanted = page.pages_for(spec.memory);
-    // A node may have memory and no usable threads.
-    let with_pages = inventory.hugepages.iter().filter(|pool| pool.page == page).map(|pool| pool.node);
-    let ids: BTreeSet<NodeId> = inventory.topology.nodes().into_iter().chain(with_pages).collect();
-    let mut nodes: Vec<Node> = ids
-        .into_iter()
-        .map(|id| Node {
-            id,
-            threads: free.iter().filter(|thread| thread.node == id).copied().collect(),
-            pages: held.free_pages(inventory, id, page),
-        })
-        .collect();
-    let all = nodes.iter().fold(0_u64, |sum, node| sum.saturating_add(node.pages));
-    if all < wanted {
-        let total = total_pages(inventory, page);
-        return Err(Refusal::Pages { wanted, free: all, total, page });
-    }
-    let ordinary = held.free_ordinary(inventory);
-    if ordinary < spec.overhead() {
-        return Err(Refusal::Ordinary { wanted: spec.overhead(), free: ordinary });
-    }
-    let cpus = spec.cpus as usize;
-    // The tightest single node that holds all of it; else as few nodes as possible, the fullest first.
-    let single = nodes
-        .iter()
-        .filter(|node| node.threads.len() >= cpus && node.pages >= wanted)
-        .min_by_key(|node| (node.threads.len(), node.pages, node.id));
-    let (vcpus, memory) = match single {
-        Some(node) => (whole_cores_first(&node.threads, cpus), vec![NodePages { node: node.id, page, count: wanted }]),
-        None => {
-            nodes.sort_by_key(|node| (std::cmp::Reverse((node.threads.len(), node.pages)), node.id));
-            spread(&nodes, cpus, page, wanted)
-        }
-    };
-    let housekeeping = inventory.housekeeping();
-    Ok(Resources {
-        vcpus,
-        emulator: housekeeping.clone(),
-        iothread: housekeeping,
-        memory,
-        overhead: spec.overhead(),
-        ..Resources::default()
-    })
-}
-
-struct Node {
-    id: NodeId,
-    threads: Vec<berth_model::host::Thread>,
+/// What an over-subscribed VM takes on hosts of the same ratios, which most have.
+struct Booked {
+    ratios: Overcommit,
     pages: u64,
+    shared: u64,
 }
 
-/// Threads of cores that are wholly free first, a core's siblings together, so that VMs do not share cores while
-/// there is room.
-fn whole_cores_first(free: &[berth_model::host::Thread], count: usize) -> Vec<ThreadId> {
-    let mut by_core: BTreeMap<_, Vec<ThreadId>> = BTreeMap::new();
-    for thread in free {
-        by_core.entry(thread.core).or_default().push(thread.id);
+const fn balance(mode: Mode, vms: u32, leftover: u64) -> (u64, u64) {
+    match mode {
+        Mode::Spread => (vms as u64, leftover),
+        Mode::Pack => (leftover, vms as u64),
     }
-    let mut cores: Vec<_> = by_core.into_values().collect();
-    cores.sort_by_key(|siblings| (std::cmp::Reverse(siblings.len()), siblings[0]));
-    cores.into_iter().flatten().take(count).collect()
 }
 
-/// Takes threads and pages over several nodes, in the order given.
-fn spread(nodes: &[Node], cpus: usize, page: PageSize, wanted: u64) -> (Vec<ThreadId>, Vec<NodePages>) {
-    let mut vcpus = Vec::new();
-    let mut memory = Vec::new();
-    let mut missing = wanted;
-    for node in nodes {
-        vcpus.extend(whole_cores_first(&node.threads, cpus - vcpus.len()));
-        let count = node.pages.min(missing);
-        if count > 0 {
-            memory.push(NodePages { node: node.id, page, count });
-            missing -= count;
+/// The best row for a VM and what it gets there; none if no host can take it.
+pub(crate) fn choose(index: &Index, vm: &Vm, ask: &Ask<'_>, mode: Mode) -> Option<(usize, Berth, Candidate)> {
+    if index.seen.stray(vm.uid()).is_some() {
+        return None;
+    }
+    let mut keys = promising(index, vm, ask, mode);
+    // Mostly the first that is looked at is the best: then nothing needs to be sorted.
+    let at = (0..keys.len()).min_by_key(|at| keys[*at])?;
+    let first = keys.swap_remove(at);
+    let mut found = exact(index, ask, mode, first);
+    if let Some((key, berth)) = found.take_if(|(key, _)| (Key { exact: false, ..*key }) == first) {
+        return Some(answer(index, ask, &key, berth));
+    }
+    let mut heap: BinaryHeap<Reverse<Key>> = keys.into_iter().map(Reverse).collect();
+    let mut berths = std::collections::BTreeMap::new();
+    if let Some((key, berth)) = found {
+        berths.insert(key.row, berth);
+        heap.push(Reverse(key));
+    }
+    while let Some(Reverse(key)) = heap.pop() {
+        if key.exact {
+            let berth = berths.remove(&key.row)?;
+            return Some(answer(index, ask, &key, berth));
+        }
+        if let Some((key, berth)) = exact(index, ask, mode, key) {
+            berths.insert(key.row, berth);
+            heap.push(Reverse(key));
         }
     }
-    memory.sort_by_key(|part| part.node);
-    (vcpus, memory)
+    None
+}
+
+/// Every host that might take the VM, and how good it could be at best.
+fn promising(index: &Index, vm: &Vm, ask: &Ask<'_>, mode: Mode) -> Vec<Key> {
+    let Ask { demand, shape, rules } = ask;
+    let standings = &index.shape_at(*shape).standings;
+    let mut booked: Option<Booked> = None;
+    let mut keys = Vec::with_capacity(index.rows.len());
+    for (row, standing) in standings.iter().enumerate() {
+        if !standing.open {
+            continue;
+        }
+        let brief = &index.briefs[row];
+        let ratios = brief.ratios;
+        let Booked { pages, shared, .. } = match &booked {
+            Some(held) if held.ratios == ratios => held,
+            _ => {
+                let pages = demand.page.pages_for(vm.spec.booked_memory(ratios));
+                booked.insert(Booked { ratios, pages, shared: vm.spec.shared_cpu(ratios) })
+            }
+        };
+        let (pages, shared) = (*pages, *shared);
+        if brief.overbooked || !demand.might_fit(brief, pages, shared) {
+            continue;
+        }
+        let Some(cost) = rules.cost(index, row) else { continue };
+        let (nodes, caches) = at_best(demand, brief, pages);
+        let alone = match demand.smt {
+            SmtPolicy::Siblings => u64::from(demand.threads),
+            SmtPolicy::WholeCores | SmtPolicy::Isolate => u64::from(demand.threads) * u64::from(brief.core_threads),
+        };
+        let leftover = brief.shared.saturating_sub(alone * 1000).saturating_sub(shared);
+        keys.push(Key {
+            taints: standing.taints,
+            skew: cost.skew,
+            unmet: cost.unmet.saturating_add(standing.unmet),
+            nodes,
+            caches,
+            balance: balance(mode, brief.vms, leftover),
+            rank: index.rank[row],
+            exact: false,
+            row,
+        });
+    }
+    keys
+}
+
+/// How few nodes and caches it could span.
+fn at_best(demand: &Demand<'_>, brief: &Brief, pages: u64) -> (u32, u32) {
+    let counted = demand.counted();
+    let one_node =
+        brief.node_threads[counted] >= demand.threads && brief.node_pages[page_at(demand.page)] >= pages;
+    (if one_node { 1 } else { 2 }, demand.threads.div_ceil(brief.cache_threads[counted].max(1)))
+}
+
+/// What the host would really give, and how good that is.
+fn exact(index: &Index, ask: &Ask<'_>, mode: Mode, key: Key) -> Option<(Key, Berth)> {
+    let row = &index.rows[key.row];
+    let berth = allocate(&row.host, &row.layout, &row.free, &ask.demand).ok()?;
+    let balance = balance(mode, index.briefs[key.row].vms, berth.leftover);
+    Some((Key { nodes: berth.nodes, caches: berth.caches, balance, exact: true, ..key }, berth))
+}
+
+fn answer(index: &Index, ask: &Ask<'_>, key: &Key, berth: Berth) -> (usize, Berth, Candidate) {
+    let cost = Cost { skew: key.skew, unmet: key.unmet };
+    let candidate = candidate(index, ask, key.row, cost, &berth);
+    (key.row, berth, candidate)
+}
+
+/// `cost.unmet` includes wishes about hosts.
+fn candidate(index: &Index, ask: &Ask<'_>, row: usize, cost: Cost, berth: &Berth) -> Candidate {
+    Candidate {
+        taints: index.shape_at(ask.shape).standings[row].taints,
+        skew: cost.skew,
+        unmet: cost.unmet,
+        nodes: berth.nodes,
+        caches: berth.caches,
+        vms_on_host: index.briefs[row].vms,
+        leftover: berth.leftover,
+        name: index.rows[row].host.meta.name.clone(),
+    }
+}
+
+/// What one host says to a VM: what it would give, or the first reason why not.
+pub(crate) fn consider(index: &Index, vm: &Vm, ask: &Ask<'_>, row: usize) -> Result<(Berth, Candidate), Refusal> {
+    let Row { host, layout, free, overbooked, .. } = &index.rows[row];
+    closed(host, overbooked.as_ref(), &vm.spec)?;
+    if let Some(refusal) = ask.rules.refusal(index, row) {
+        return Err(refusal);
+    }
+    let berth = allocate(host, layout, free, &ask.demand)?;
+    let cost = ask.rules.cost(index, row).unwrap_or_default();
+    let wishes = index.shape_at(ask.shape).standings[row].unmet;
+    let cost = Cost { unmet: cost.unmet.saturating_add(wishes), ..cost };
+    let candidate = candidate(index, ask, row, cost, &berth);
+    Ok((berth, candidate))
+}
+
+/// Why no host can take a VM that none can take, in the order of names: at most as many as asked for, and how many there
+/// are.
+pub(crate) fn reasons(index: &Index, vm: &Vm, ask: &Ask<'_>, most: usize) -> (usize, Vec<(Name, Refusal)>) {
+    if let Some(Stray::Orphan(host) | Stray::Evicted(host)) = index.seen.stray(vm.uid()) {
+        return (1, vec![(host.meta.name.clone(), Refusal::Orphan)]);
+    }
+    let refusal = |row: &usize| {
+        let refusal = consider(index, vm, ask, *row).err()?;
+        Some((index.rows[*row].host.meta.name.clone(), refusal))
+    };
+    (index.rows.len(), index.by_name.iter().filter_map(refusal).take(most).collect())
+}
+
+/// The host of a row.
+pub(crate) fn host_of(index: &Index, row: usize) -> HostUid {
+    index.rows[row].host.uid()
 }
