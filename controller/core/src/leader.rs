@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_model::{Actor, ActorRole, ClusterId, Revision};
-use berth_planner::{Budget, Turn};
+use berth_planner::{Budget, Index, Turn};
 use berth_state::{Batch, Body, Cluster, Command, PlanningBasis};
 
 use crate::handle::Control;
@@ -79,7 +79,7 @@ async fn reign(control: &Control, cluster: ClusterId) {
             let rest = bodies.split_off(bodies.len().min(COMMANDS_AT_ONCE));
             if !propose(control, std::mem::replace(&mut bodies, rest)).await {
                 // Made anew from what is there, at the next tick.
-                planning = Planning::default();
+                planning.begin_again();
                 tick.reset();
                 break;
             }
@@ -97,6 +97,8 @@ struct Planning {
     seen: Option<Beginning>,
     /// Where the present round began, and where it goes on.
     midway: Option<(Beginning, Turn)>,
+    /// What the planner knows of the cluster from the views before.
+    index: Index,
 }
 
 /// The state with which a round begins.
@@ -107,6 +109,11 @@ struct Beginning {
 }
 
 impl Planning {
+    /// Forgets which VMs had their turns.
+    fn begin_again(&mut self) {
+        (self.seen, self.midway) = (None, None);
+    }
+
     fn is_midway(&self) -> bool {
         self.midway.is_some()
     }
@@ -121,7 +128,7 @@ impl Planning {
             || (Beginning { revision: view.revision, basis: view.planning_basis() }, None),
             |(began, turn)| (began, Some(turn)),
         );
-        let plan = berth_planner::plan(view, after, Budget::default());
+        let plan = berth_planner::plan(view, &mut self.index, after, Budget::default());
         match plan.next {
             Some(turn) => self.midway = Some((began, turn)),
             None => self.seen = Some(began),

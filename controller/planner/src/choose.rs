@@ -51,6 +51,8 @@ pub(crate) enum Mode {
     Spread,
     /// Full hosts, so that others stay free.
     Pack,
+    /// Hosts with most room.
+    Level,
 }
 
 /// [`Candidate`] in numbers.
@@ -95,6 +97,7 @@ const fn balance(mode: Mode, vms: u32, leftover: u64) -> (u64, u64) {
     match mode {
         Mode::Spread => (vms as u64, leftover),
         Mode::Pack => (leftover, vms as u64),
+        Mode::Level => (u64::MAX - leftover, vms as u64),
     }
 }
 
@@ -137,7 +140,7 @@ fn promising(index: &Index, vm: &Vm, ask: &Ask<'_>, mode: Mode) -> Vec<Key> {
     let mut booked: Option<Booked> = None;
     let mut keys = Vec::with_capacity(index.rows.len());
     for (row, standing) in standings.iter().enumerate() {
-        if !standing.open {
+        if !standing.open || index.lost == Some(row) {
             continue;
         }
         let brief = &index.briefs[row];
@@ -155,9 +158,12 @@ fn promising(index: &Index, vm: &Vm, ask: &Ask<'_>, mode: Mode) -> Vec<Key> {
         }
         let Some(cost) = rules.cost(index, row) else { continue };
         let (nodes, caches) = at_best(demand, brief, pages);
-        let alone = match demand.smt {
-            SmtPolicy::Siblings => u64::from(demand.threads),
-            SmtPolicy::WholeCores | SmtPolicy::Isolate => u64::from(demand.threads) * u64::from(brief.core_threads),
+        // What stays idle beside them is known only once they are chosen.
+        let alone = match (demand.smt, mode) {
+            (SmtPolicy::Siblings, _) | (_, Mode::Level) => u64::from(demand.threads),
+            (SmtPolicy::WholeCores | SmtPolicy::Isolate, Mode::Spread | Mode::Pack) => {
+                u64::from(demand.threads) * u64::from(brief.core_threads)
+            }
         };
         let leftover = brief.shared.saturating_sub(alone * 1000).saturating_sub(shared);
         keys.push(Key {

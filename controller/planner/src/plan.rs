@@ -97,25 +97,28 @@ pub fn plan(view: &Cluster, index: &mut Index, after: Option<Turn>, budget: Budg
     let figures = Figures::of_waiting(index.waiting.len());
     let mark = index.mark();
     let mut placed = best_order(index, &vms);
-    // Those that had turns before others could be refused by what came after them: all reasons are of the end.
+    // In the order in which they were chosen, because rules look at what was placed before.
+    let (mut assigns, mut notes) = (BTreeMap::new(), Vec::new());
+    // All reasons are those at the end: what was placed after a VM's turn may be among them.
     for vm in &vms {
         let verdict = match placed.remove(&vm.uid()) {
-            Some(Placed { host, candidate, resources }) => {
+            Some(Placed { host, candidate, resources, order }) => {
                 let generation = vm.meta.generation;
-                plan.commands.push(Body::Assign { vm: vm.uid(), generation, host, resources });
+                assigns.insert(order, Body::Assign { vm: vm.uid(), generation, host, resources });
                 Verdict::Placed { host, candidate }
             }
             None => {
                 let ask = Ask::of(index, vm);
                 let (hosts, listed) = reasons(index, vm, &ask, Unplaced::LISTED);
                 let refused = Refused { hosts, listed };
-                plan.commands.extend(note(vm, &refused, figures));
+                notes.extend(note(vm, &refused, figures));
                 Verdict::Refused(refused)
             }
         };
         plan.report.push((vm.uid(), verdict));
     }
     index.take_back(mark);
+    plan.commands = assigns.into_values().chain(notes).collect();
     plan
 }
 
@@ -124,6 +127,8 @@ struct Placed {
     host: HostUid,
     candidate: Candidate,
     resources: Resources,
+    /// How many were placed before it.
+    order: usize,
 }
 
 type Attempt = BTreeMap<VmUid, Placed>;
@@ -202,7 +207,7 @@ fn attempt(index: &mut Index, order: &[&Arc<Vm>], mode: Mode) -> Attempt {
             };
             index.try_placing(vm, row, &berth.resources);
             let host = host_of(index, row);
-            placed.insert(vm.uid(), Placed { host, candidate, resources: berth.resources });
+            placed.insert(vm.uid(), Placed { host, candidate, resources: berth.resources, order: placed.len() });
         }
         if placed.len() == before || may_ease.is_empty() {
             return placed;

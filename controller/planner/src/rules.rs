@@ -162,7 +162,7 @@ fn least(index: &Index, counter: usize, shape: usize) -> u32 {
     let parts = &index.parts[counter.what.kind];
     let mut is_there = vec![false; parts.names.len()];
     for (row, standing) in index.shape_at(shape).standings.iter().enumerate() {
-        is_there[parts.of_row[row]] |= standing.counts;
+        is_there[parts.of_row[row]] |= standing.counts && index.lost != Some(row);
     }
     (1..is_there.len()).filter(|part| is_there[*part]).map(|part| counter.at(part)).min().unwrap_or(0)
 }

@@ -1,17 +1,24 @@
 //! Which host, which threads and pages, in examples; then the laws of every plan.
 
+mod brute;
 mod laws;
+mod rules;
+mod worlds;
 
 use berth_model::host::{HugepagePool, Inventory, Liveness, NodeId};
 use berth_model::image::ImageOnHost;
 use berth_model::session::Report;
 use berth_model::testing::{Machine, digest, full_report, host_uid, name, vm_spec, vm_uid};
 use berth_model::vm::{Resources, VmSpec};
-use berth_model::{Bytes, HostUid, Name, PageSize, VmUid};
+use berth_model::{Bytes, HostUid, PageSize, VmUid};
 use berth_state::testing::{World, delete_vm, report};
-use berth_state::{Body, Cluster};
+use berth_state::{Body, Cluster, Expect, HostPatch};
 
-use crate::{Budget, Plan, Refusal, Turn, Verdict, never_fits, plan};
+use crate::{Budget, Index, Plan, Refusal, Turn, Verdict, never_fits};
+
+fn plan(view: &Cluster, after: Option<Turn>, budget: Budget) -> Plan {
+    crate::plan(view, &mut Index::default(), after, budget)
+}
 
 fn whole(view: &Cluster) -> Plan {
     plan(view, None, Budget::default())
@@ -24,6 +31,11 @@ fn settle(world: &mut World) -> Plan {
         world.done(body);
     }
     made
+}
+
+fn patch(world: &mut World, host: u32, patch: HostPatch) {
+    let host = host_uid(host.into());
+    world.done(Body::UpdateHost { host, patch: Box::new(patch), expect: Expect::default() });
 }
 
 fn host_of(world: &World, vm: VmUid) -> HostUid {
@@ -54,7 +66,7 @@ fn refusal(machine: Machine, spec: VmSpec) -> String {
 
 fn only_refusal(view: &Cluster) -> String {
     match &whole(view).report[..] {
-        [(_, Verdict::Refused(refusals))] => refusals[0].1.to_string(),
+        [(_, Verdict::Refused(refused))] => refused.listed[0].1.to_string(),
         other => panic!("{other:?}"),
     }
 }
@@ -139,7 +151,8 @@ fn one_numa_node_is_taken_if_one_is_enough_and_of_several_the_tightest() {
 #[test]
 fn a_vm_spans_nodes_only_when_no_node_is_enough() {
     let two = Machine { nodes: 2, hugepages: 100, ..Machine::cores(4) };
-    assert_eq!(alone(two, vm_spec(6, Bytes::mib(128))), (vec![0, 1, 2, 3, 4, 5], vec![(0, 64)]));
+    let evenly = vec![(0, 43), (1, 21)];
+    assert_eq!(alone(two, vm_spec(6, Bytes::mib(128))), (vec![0, 1, 2, 3, 4, 5], evenly), "memory as the threads");
     assert_eq!(alone(two, vm_spec(2, Bytes::mib(300))), (vec![0, 1], vec![(0, 100), (1, 50)]));
 }
 
@@ -206,26 +219,22 @@ fn each_refusal_says_what_is_missing_and_how_much() {
 
 #[test]
 fn a_vm_of_which_a_host_has_an_orphan_waits_and_says_why() {
-    let mut host = berth_model::testing::host(1, Machine::cores(8).inventory());
-    let vm = berth_model::testing::vm(1, vm_spec(2, Bytes::mib(64)));
-    host.orphans.push(berth_model::host::Orphan { vm: vm.uid(), called: "default/vm-1".into(), running: true });
-    let mut view = Cluster::default();
-    view.hosts.insert(host.uid(), std::sync::Arc::new(host));
-    let refused = crate::place(&view, |_| std::sync::Arc::default(), &vm).unwrap_err();
-    assert_eq!(refused, [(name("h1"), Refusal::Orphan)]);
+    let mut world = World::new();
+    world.host(1, Machine::cores(8).inventory());
+    let vm = world.vm(1, vm_spec(2, Bytes::mib(64)));
+    let orphan = berth_model::host::Orphan { vm, called: "default/vm-1".into(), running: true };
+    world.done(report(1, Report { number: 2, orphans: Some(vec![orphan]), ..Report::default() }));
     let why = "has a domain of this VM already, as an orphan; it is started nowhere until that is adopted or removed";
-    assert_eq!(Refusal::Orphan.to_string(), why);
+    assert_eq!(only_refusal(&world.cluster), why);
 }
 
 #[test]
 fn a_cordoned_host_is_refused_before_anything_else_of_it_is_looked_at() {
-    let mut host = berth_model::testing::host(1, Inventory { overlap: true, ..Machine::cores(1).inventory() });
-    host.spec.cordoned = true;
-    let mut view = Cluster::default();
-    view.hosts.insert(host.uid(), std::sync::Arc::new(host));
-    let vm = berth_model::testing::vm(1, vm_spec(2, Bytes::mib(64)));
-    let refused = crate::place(&view, |_| std::sync::Arc::default(), &vm).unwrap_err();
-    assert_eq!(refused, [(name("h1"), Refusal::Cordoned)]);
+    let mut world = World::new();
+    world.host(1, Machine::cores(1).inventory());
+    world.vm(1, vm_spec(2, Bytes::mib(64)));
+    patch(&mut world, 1, HostPatch { cordoned: Some(true), ..HostPatch::default() });
+    assert_eq!(only_refusal(&world.cluster), "is cordoned");
 }
 
 #[test]
@@ -355,15 +364,11 @@ fn a_deleted_vms_berth_is_free_only_after_its_host_said_so() {
     assert_eq!(given(&world, second).0, [0, 1]);
 }
 
-fn names(refusals: &[(Name, Refusal)]) -> Vec<&str> {
-    refusals.iter().map(|(host, _)| host.as_str()).collect()
-}
-
 #[test]
 fn without_hosts_a_vm_waits_and_the_note_says_that_none_were_looked_at() {
     let mut world = World::new();
     let vm = world.vm(1, vm_spec(1, Bytes::mib(64)));
     let made = settle(&mut world);
-    assert!(matches!(&made.report[..], [(_, Verdict::Refused(refusals))] if names(refusals).is_empty()));
+    assert!(matches!(&made.report[..], [(_, Verdict::Refused(refused))] if refused.listed.is_empty()));
     assert_eq!(world.vm_now(vm).unplaced.as_ref().unwrap().hosts, 0);
 }

@@ -79,6 +79,8 @@ pub struct Index {
     shapes: Shapes,
     journal: Vec<Undo>,
     call: u64,
+    /// A host that is as if it were not there.
+    pub(crate) lost: Option<usize>,
 }
 
 /// Whether the index looks at a VM's rules, labels and place in the same way before and after a change.
@@ -323,6 +325,17 @@ impl Index {
         self.try_booking(row, |held| held.release(vm.uid(), resources));
         self.count(vm, row, false);
         self.journal.push(Undo::Count { vm: Arc::clone(vm), row, came: false });
+    }
+
+    /// As if the VM were not there, whatever it has booked.
+    pub(crate) fn try_leaving(&mut self, vm: &Arc<Vm>, row: usize) {
+        self.count(vm, row, false);
+        self.journal.push(Undo::Count { vm: Arc::clone(vm), row, came: false });
+    }
+
+    /// As if this host were not there, until told otherwise.
+    pub(crate) fn lose(&mut self, row: Option<usize>) {
+        self.lost = row;
     }
 
     fn try_booking(&mut self, row: usize, change: impl FnOnce(&mut HostBookings)) {
