@@ -206,10 +206,10 @@ impl Judge {
     fn is_overbooked(&self, host: &Host) -> bool {
         let inventory = &host.inventory;
         let usable = |id: &ThreadId| inventory.topology.thread(*id).is_some() && !inventory.reserve.contains(*id);
-        let parts = self.booked(host.uid()).flat_map(|held| &held.memory);
+        let mut parts = self.booked(host.uid()).flat_map(|held| &held.memory);
         let devices = |address: &PciAddress| inventory.devices.iter().any(|device| device.address == *address);
         !self.threads_taken(host).iter().all(usable)
-            || parts.clone().any(|part| self.pages_free(host, part.node, part.page) < 0)
+            || parts.any(|part| self.pages_free(host, part.node, part.page) < 0)
             || self.ordinary_free(host) < 0
             || self.shared_free(host) < 0
             || !self.booked(host.uid()).flat_map(|held| &held.devices).all(devices)

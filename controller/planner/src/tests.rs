@@ -5,10 +5,10 @@ mod laws;
 mod rules;
 mod worlds;
 
-use berth_model::host::{HugepagePool, Inventory, Liveness, NodeId};
+use berth_model::host::{HugepagePool, Liveness, NodeId};
 use berth_model::image::ImageOnHost;
 use berth_model::session::Report;
-use berth_model::testing::{Machine, digest, full_report, host_uid, name, vm_spec, vm_uid};
+use berth_model::testing::{Machine, digest, full_report, host_uid, vm_spec, vm_uid};
 use berth_model::vm::{Resources, VmSpec};
 use berth_model::{Bytes, HostUid, PageSize, VmUid};
 use berth_state::testing::{World, delete_vm, report};
@@ -267,9 +267,10 @@ fn reasons_that_are_noted_already_are_not_noted_again() {
     assert_eq!(settle(&mut world).commands.len(), 1);
     assert!(whole(&world.cluster).commands.is_empty());
     world.vm(2, vm_spec(1, Bytes::mib(64)));
-    settle(&mut world);
-    let figures = whole(&world.cluster).commands;
-    assert!(matches!(&figures[..], [Body::NoteUnplaced { vm, .. }] if *vm == vm_uid(1)), "few wait: {figures:?}");
+    let made = settle(&mut world).commands;
+    let is_figures = matches!(&made[..], [Body::Assign { .. }, Body::NoteUnplaced { vm, .. }] if *vm == vm_uid(1));
+    assert!(is_figures, "few wait, and fewer threads are free now: {made:?}");
+    assert!(whole(&world.cluster).commands.is_empty());
 }
 
 #[test]

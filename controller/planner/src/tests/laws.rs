@@ -36,7 +36,7 @@ fn judged(world: &mut World, commands: Vec<Body>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn a_single_vm_is_placed_whenever_some_host_fits_and_only_there(world in worlds(), asked in vms()) {
