@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use berth_model::host::Host;
+use berth_model::instancetype::PreferenceSpec;
 use berth_model::vm::{RunStrategy, Vm, VmStatus};
-use berth_model::{Actor, RequestId, Revision, VmUid};
+use berth_model::{Actor, Meta, RequestId, Revision, VmUid};
 use berth_state::requests::Verdict;
 use berth_state::{Applied, Batch, Body, Cluster, Command, Outcome, Rejection};
 
-use crate::admit::{self, CreateImage, CreateVm, OrphanTarget, Target, UpdateLabels};
+use crate::admit::{
+    self, CreateImage, CreateVm, HostTarget, OrphanTarget, Target, UpdateHost, UpdateLabels, UpdateVm,
+};
 use crate::error::{Error, Kind};
 use crate::ports::{Consensus, ConsensusError, Environment, Leadership, Seal};
 use crate::publish::Views;
@@ -53,6 +57,14 @@ impl Answer {
         match self.outcome {
             Outcome::Vm(uid) => self.view.vms.get(&uid).map(|vm| (Arc::clone(vm), status::derive(&self.view, vm))),
             Outcome::Done | Outcome::Image(_) | Outcome::Host(_) => None,
+        }
+    }
+
+    /// The host that it concerned; none if it is gone.
+    pub fn host(&self) -> Option<&Arc<Host>> {
+        match self.outcome {
+            Outcome::Host(uid) => self.view.hosts.get(&uid),
+            Outcome::Done | Outcome::Image(_) | Outcome::Vm(_) => None,
         }
     }
 }
@@ -128,6 +140,81 @@ impl Control {
     pub async fn create_vm(&self, caller: &Caller, request: &CreateVm) -> Result<Answer, Error> {
         let random = self.environment.random();
         self.change(caller, |view| admit::create_vm(view, request, random, &*self.seal)).await
+    }
+
+    /// The VM that a request would create, and the view in which it would; nothing is written.
+    pub async fn would_create_vm(&self, request: &CreateVm) -> Result<(Vm, Arc<Cluster>), Error> {
+        let view = self.view(Consistency::Linearizable).await?;
+        match admit::create_vm(&view, request, self.environment.random(), &*self.seal)? {
+            Body::CreateVm { uid, project, name, labels, annotations, spec } => {
+                let meta = Meta { labels, annotations, ..Meta::new(project, name, uid.0, self.environment.now()) };
+                Ok((Vm::new(meta, *spec), view))
+            }
+            other => Err(Error::new(Kind::Internal, "BE-9001", format!("a VM was admitted as {}", other.name()))),
+        }
+    }
+
+    /// Changes what is asked of a VM: anything while it has no berth, afterwards its rules.
+    pub async fn update_vm(&self, caller: &Caller, target: &Target, request: &UpdateVm) -> Result<Answer, Error> {
+        self.change(caller, |view| admit::update_vm(view, target, request)).await
+    }
+
+    /// Changes a host's place, marks or promises.
+    pub async fn update_host(
+        &self,
+        caller: &Caller,
+        target: &HostTarget,
+        request: &UpdateHost,
+    ) -> Result<Answer, Error> {
+        self.change(caller, |view| admit::update_host(view, target, request)).await
+    }
+
+    /// Takes the word that a host is dead: its VMs lose their berths there.
+    pub async fn confirm_dead(&self, caller: &Caller, target: &HostTarget, name_again: &str) -> Result<Answer, Error> {
+        self.change(caller, |view| admit::confirm_dead(view, target, name_again)).await
+    }
+
+    /// Forgets a host that nothing is bound to.
+    pub async fn remove_host(
+        &self,
+        caller: &Caller,
+        target: &HostTarget,
+        never_returns: bool,
+    ) -> Result<Answer, Error> {
+        self.change(caller, |view| admit::remove_host(view, target, never_returns)).await
+    }
+
+    /// Makes an instance type known; memory in bytes.
+    pub async fn create_instance_type(
+        &self,
+        caller: &Caller,
+        name: &str,
+        cpus: u32,
+        memory: u64,
+    ) -> Result<Answer, Error> {
+        let random = self.environment.random();
+        self.change(caller, |view| admit::create_instance_type(view, name, cpus, memory, random)).await
+    }
+
+    /// Forgets an instance type.
+    pub async fn delete_instance_type(&self, caller: &Caller, name: &str) -> Result<Answer, Error> {
+        self.change(caller, |view| admit::delete_instance_type(view, name)).await
+    }
+
+    /// Makes a preference known.
+    pub async fn create_preference(
+        &self,
+        caller: &Caller,
+        name: &str,
+        wishes: PreferenceSpec,
+    ) -> Result<Answer, Error> {
+        let random = self.environment.random();
+        self.change(caller, |view| admit::create_preference(view, name, wishes, random)).await
+    }
+
+    /// Forgets a preference.
+    pub async fn delete_preference(&self, caller: &Caller, name: &str) -> Result<Answer, Error> {
+        self.change(caller, |view| admit::delete_preference(view, name)).await
     }
 
     /// Starts or stops a VM.

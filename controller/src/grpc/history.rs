@@ -37,6 +37,7 @@ impl Names {
             Ok(v1::ObjectKind::Host) => Some(ObjectKind::Host),
             Ok(v1::ObjectKind::Image) => Some(ObjectKind::Image),
             Ok(v1::ObjectKind::InstanceType) => Some(ObjectKind::InstanceType),
+            Ok(v1::ObjectKind::Preference) => Some(ObjectKind::Preference),
             Err(_) => return Err(error::missing("a kind that this controller knows")),
         };
         // Only VMs are in projects.
@@ -58,6 +59,7 @@ fn record_to_wire(record: Record) -> v1::HistoryRecord {
         ObjectKind::Host => v1::ObjectKind::Host,
         ObjectKind::Image => v1::ObjectKind::Image,
         ObjectKind::InstanceType => v1::ObjectKind::InstanceType,
+        ObjectKind::Preference => v1::ObjectKind::Preference,
     };
     v1::HistoryRecord {
         revision: revision.0,
@@ -150,11 +152,12 @@ impl HistoryService for Service {
         let object = match then.object {
             Stored::Vm(vm) => Object::Vm(vm_to_wire(&vm, &status::derive(&around, &vm))),
             Stored::Host(host) => {
-                let used = host_use(&host, std::iter::empty::<&Vm>());
+                let used = host_use(&host, std::iter::empty::<&Vm>(), std::iter::empty());
                 Object::Host(host_to_wire(&host, &host.conditions, used))
             }
             Stored::Image(image) => Object::Image(image_to_wire(&image, std::iter::empty::<&Host>())),
             Stored::InstanceType(held) => Object::InstanceType((&*held).into()),
+            Stored::Preference(held) => Object::Preference((&*held).into()),
         };
         Ok(Response::new(v1::GetAtRevisionResponse {
             object: Some(object),

@@ -14,6 +14,7 @@ mod host;
 mod image;
 mod instancetype;
 mod peer;
+mod preference;
 mod vm;
 mod watch;
 
@@ -33,6 +34,7 @@ use berth_proto::v1::host_service_server::HostServiceServer;
 use berth_proto::v1::image_service_server::ImageServiceServer;
 use berth_proto::v1::instance_type_service_server::InstanceTypeServiceServer;
 use berth_proto::v1::peer_service_server::PeerServiceServer;
+use berth_proto::v1::preference_service_server::PreferenceServiceServer;
 use berth_proto::v1::vm_service_server::VmServiceServer;
 use berth_raft::{Handle, Member};
 use futures::{Stream, StreamExt};
@@ -142,6 +144,7 @@ pub(crate) async fn serve(
         .add_service(guarded!(HostServiceServer, host::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(ImageServiceServer, image::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(InstanceTypeServiceServer, instancetype::Service(context.clone()), ADMIN, limit))
+        .add_service(guarded!(PreferenceServiceServer, preference::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(ClusterServiceServer, cluster::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(HistoryServiceServer, history::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(BackupServiceServer, backup::Service(context.clone()), &[Role::Operator], limit))

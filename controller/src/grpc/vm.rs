@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use berth_control::admit::{self, CreateVm, UpdateLabels};
+use berth_control::admit::{self, CreateVm, UpdateLabels, UpdateVm};
 use berth_control::selector::Selector;
 use berth_control::{Answer, status};
 use berth_model::Name;
-use berth_model::vm::{RunStrategy, Vm};
+use berth_model::instancetype::PreferenceSpec;
+use berth_model::placement::Rules;
+use berth_model::vm::{DeviceDemand, RunStrategy, Vm};
+use berth_proto::ConvertError;
 use berth_proto::convert::vm_to_wire;
 use berth_proto::status::to_status;
 use berth_proto::v1;
@@ -28,7 +31,7 @@ pub(super) fn wire(view: &Cluster, vm: &Vm) -> v1::Vm {
 
 fn answer(answer: &Answer, request_id: String) -> Response<v1::VmAnswer> {
     let vm = answer.vm().map(|(vm, status)| vm_to_wire(&vm, &status));
-    Response::new(v1::VmAnswer { vm, revision: answer.revision.0, request_id })
+    Response::new(v1::VmAnswer { vm, revision: answer.revision.0, request_id, explanation: None })
 }
 
 #[tonic::async_trait]
@@ -48,7 +51,8 @@ impl VmService for Service {
         let target = caller::target(None, &request.project, &request.name);
         let vm = admit::find_vm(&view, &target).map_err(error::status)?;
         let vm = Some(wire(&view, vm));
-        Ok(Response::new(v1::VmAnswer { vm, revision: view.revision.0, request_id: String::new() }))
+        let (revision, request_id) = (view.revision.0, String::new());
+        Ok(Response::new(v1::VmAnswer { vm, revision, request_id, explanation: None }))
     }
 
     async fn list_vms(&self, request: Request<v1::ListVmsRequest>) -> Result<Response<v1::ListVmsResponse>, Status> {
@@ -117,6 +121,7 @@ impl VmService for Service {
     }
 }
 
+
 /// The last object of the page before, as `project/name`.
 fn page_start(token: &str) -> Result<Option<(Name, Name)>, Status> {
     if token.is_empty() {
@@ -135,7 +140,13 @@ fn page_start(token: &str) -> Result<Option<(Name, Name)>, Status> {
 
 /// Takes the request apart; fields that only answers carry are refused rather than passed over.
 fn create_request(request: v1::CreateVmRequest) -> Result<CreateVm, Status> {
-    let v1::CreateVmRequest { write: _, project, name, labels, annotations, spec } = request;
+    let v1::CreateVmRequest { write: _, project, name, labels, annotations, spec, dry_run: _ } = request;
+    let asked = spec_request(spec.ok_or_else(|| error::missing("spec"))?)?;
+    Ok(CreateVm { project, name, labels, annotations, ..asked })
+}
+
+/// Takes a spec apart.
+pub(super) fn spec_request(spec: v1::VmSpec) -> Result<CreateVm, Status> {
     let v1::VmSpec {
         instance_type,
         cpus,
@@ -148,7 +159,11 @@ fn create_request(request: v1::CreateVmRequest) -> Result<CreateVm, Status> {
         has_user_data,
         image_sha256,
         image_virtual_size_bytes,
-    } = spec.ok_or_else(|| error::missing("spec"))?;
+        preference,
+        tuning,
+        devices,
+        rules,
+    } = spec;
     if has_user_data || !image_sha256.is_empty() || image_virtual_size_bytes != 0 {
         let message = "spec.has_user_data, spec.image_sha256 and spec.image_virtual_size_bytes are only read";
         return Err(to_status(Code::InvalidArgument, "BE-1007", message, Some("leave them out")));
@@ -156,6 +171,8 @@ fn create_request(request: v1::CreateVmRequest) -> Result<CreateVm, Status> {
     let performance = match v1::Performance::try_from(performance) {
         Ok(v1::Performance::Unspecified) => String::new(),
         Ok(v1::Performance::High) => "high".into(),
+        Ok(v1::Performance::Standard) => "standard".into(),
+        Ok(v1::Performance::Density) => "density".into(),
         Err(_) => performance.to_string(),
     };
     let run = match v1::RunStrategy::try_from(run_strategy) {
@@ -164,19 +181,27 @@ fn create_request(request: v1::CreateVmRequest) -> Result<CreateVm, Status> {
         Ok(v1::RunStrategy::Halted) => "Halted".into(),
         Err(_) => run_strategy.to_string(),
     };
+    let malformed = |field: String| move |why: ConvertError| error::malformed(&why.within(field));
+    let wishes = tuning.map(PreferenceSpec::try_from).transpose().map_err(malformed("spec.tuning".into()))?;
+    let demands = devices.into_iter().enumerate().map(|(at, demand)| {
+        DeviceDemand::try_from(demand).map_err(malformed(format!("spec.devices[{at}]")))
+    });
+    let demands = demands.collect::<Result<_, _>>()?;
+    let rules = rules.map(Rules::try_from).transpose().map_err(malformed("spec.rules".into()))?;
     Ok(CreateVm {
-        project,
-        name,
-        labels,
-        annotations,
         instance_type: (!instance_type.is_empty()).then_some(instance_type),
         cpus,
         memory: memory_bytes,
         performance,
+        preference: (!preference.is_empty()).then_some(preference),
+        tuning: wishes.unwrap_or_default(),
+        devices: demands,
+        rules: rules.unwrap_or_default(),
         image,
         disk_size: disk_size_bytes,
         run,
         user_data,
+        ..CreateVm::default()
     })
 }
 

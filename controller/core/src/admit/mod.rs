@@ -2,7 +2,11 @@
 //!
 //! Admission looks at one view and may be stale; what matters for safety is checked again in apply (law 2).
 
+mod catalog;
+mod host;
 mod orphan;
+mod rules;
+mod spec;
 mod vm;
 
 use std::collections::BTreeMap;
@@ -11,8 +15,10 @@ use berth_model::image::{ImageSpec, Sha256Digest};
 use berth_model::{Bytes, ImageUid, Meta, Name, Revision, Uid};
 use berth_state::{Body, Cluster, Expect};
 
+pub use catalog::{create_instance_type, create_preference, delete_instance_type, delete_preference};
+pub use host::{HostTarget, UpdateHost, confirm_dead, find_host, remove_host, update_host};
 pub use orphan::{OrphanTarget, find_orphan};
-pub use vm::{CreateVm, create_vm};
+pub use vm::{CreateVm, UpdateVm, create_vm, update_vm};
 
 use crate::error::Error;
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use berth_model::image::ImageSpec;
+use berth_model::placement::Rules;
 use berth_model::testing::{IMAGE_SIZE, Machine, digest, image_ref, name, vm_uid};
-use berth_model::vm::{Performance, RunStrategy, VmSpec};
+use berth_model::vm::{Performance, RunStrategy, Tuning, VmSpec};
 use berth_model::{Bytes, ImageUid, Uid};
 use berth_state::testing::World;
 use berth_state::{Body, Cluster};
@@ -154,13 +155,13 @@ fn each_bad_input_has_a_code_a_reason_and_advice() {
             |request| request.cpus = Some(0),
             "BE-1003",
             "cpus is 0; a VM has 1 to 248",
-            "each virtual CPU gets a CPU thread of the host for itself; 2 to 8 are usual",
+            "2 to 8 are usual; with the template 'high' each gets a CPU thread of the host for itself",
         ),
         (
             |request| request.cpus = Some(249),
             "BE-1003",
             "cpus is 249; a VM has 1 to 248",
-            "each virtual CPU gets a CPU thread of the host for itself; 2 to 8 are usual",
+            "2 to 8 are usual; with the template 'high' each gets a CPU thread of the host for itself",
         ),
         (|request| request.cpus = None, "BE-1012", "cpus is missing", sizes),
         (|request| request.memory = None, "BE-1012", "memory is missing", sizes),
@@ -200,7 +201,7 @@ fn each_bad_input_has_a_code_a_reason_and_advice() {
             |request| request.performance = "turbo".into(),
             "BE-1007",
             "performance \"turbo\" is not known",
-            "the only template at present is 'high'",
+            "the templates are 'high' (CPU threads of its own, hugepages), 'standard' and 'density' (over-subscribed)",
         ),
         (
             |request| request.run = "Sometimes".into(),

@@ -1,14 +1,15 @@
-//! Admission of a new VM.
+//! Admission of a new VM, and of a change of what is asked of one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::image::ImageRef;
-use berth_model::vm::{Performance, RunStrategy, VmSpec};
+use berth_model::instancetype::PreferenceSpec;
+use berth_model::placement::Rules;
+use berth_model::vm::{DeviceDemand, VmSpec};
 use berth_model::{Bytes, Name, Uid, VmUid};
-use berth_state::{Body, Cluster};
+use berth_state::{Body, Cluster, Expect};
 
-use super::{labels, name, project};
-use crate::error::{Error, Kind};
+use super::{Target, find_vm, labels, name, project, rules, spec};
+use crate::error::Error;
 use crate::ports::Seal;
 
 /// A request to create a VM, as it came: nothing is checked yet.
@@ -30,6 +31,14 @@ pub struct CreateVm {
     pub memory: Option<u64>,
     /// The tuning template; empty means `high`.
     pub performance: String,
+    /// Wishes by name.
+    pub preference: Option<String>,
+    /// Wishes of its own, before those of the preference.
+    pub tuning: PreferenceSpec,
+    /// PCI devices that it gets for itself.
+    pub devices: Vec<DeviceDemand>,
+    /// Where it may and should run.
+    pub rules: Rules,
     /// The name of its image.
     pub image: String,
     /// Bytes; none means the image's virtual size.
@@ -53,39 +62,32 @@ pub fn create_vm(view: &Cluster, request: &CreateVm, random: u128, seal: &dyn Se
     let project = project(&request.project)?;
     labels("labels", &request.labels, 63)?;
     labels("annotations", &request.annotations, 16 * 1024)?;
-    let (instance_type, cpus, memory) = size(view, request)?;
-    let performance = match request.performance.as_str() {
-        "" | "high" => Performance::High,
-        other => {
-            return Err(Error::invalid("BE-1007", format!("performance {other:?} is not known"))
-                .hint("the only template at present is 'high'"));
-        }
-    };
-    let run = match request.run.as_str() {
-        "" | "Always" => RunStrategy::Always,
-        "Halted" => RunStrategy::Halted,
-        other => {
-            return Err(
-                Error::invalid("BE-1007", format!("run strategy {other:?} is not known")).hint("use Always or Halted")
-            );
-        }
-    };
-    let image = image(view, &request.image)?;
-    let disk_size = disk_size(request.disk_size, &image)?;
+    let image = spec::image(view, &request.image)?;
+    let disk_size = spec::disk_size(request.disk_size, &image)?;
     let uid = VmUid(Uid::from_bits(random));
     let user_data = match &request.user_data {
-        Some(plain) if !plain.is_empty() => Some(sealed(plain, uid, seal)?),
+        Some(plain) if !plain.is_empty() => Some(spec::sealed(plain, uid, seal)?),
         _ => None,
     };
-    let spec = VmSpec { instance_type, cpus, memory, performance, image, disk_size, run, user_data };
-    if !memory.0.is_multiple_of(spec.page_size().bytes().0) {
-        return Err(Error::invalid(
-            "BE-1004",
-            format!("memory {memory} is not a whole number of {} hugepages", spec.page_size()),
-        )
-        .hint("use a multiple of 2MiB"));
-    }
-    some_host_could_hold(view, &spec)?;
+    let (instance_type, cpus, memory) =
+        spec::size(view, request.instance_type.as_deref(), request.cpus, request.memory)?;
+    let performance = spec::performance(&request.performance)?;
+    let preference = spec::preference(view, request.preference.as_deref())?;
+    let spec = VmSpec {
+        instance_type,
+        cpus,
+        memory,
+        performance,
+        tuning: spec::tuning(performance, preference.as_ref(), &request.tuning)?,
+        preference: preference.map(|(name, _)| name),
+        devices: request.devices.clone(),
+        rules: request.rules.clone(),
+        image,
+        disk_size,
+        run: spec::run(&request.run)?,
+        user_data,
+    };
+    whole(view, &spec)?;
     if view.vm_by_name(&project, &name).is_some() {
         return Err(berth_state::Rejection::NameTaken { kind: "VM".into(), name: name.to_string() }.into());
     }
@@ -99,122 +101,154 @@ pub fn create_vm(view: &Cluster, request: &CreateVm, random: u128, seal: &dyn Se
     })
 }
 
-fn size(view: &Cluster, request: &CreateVm) -> Result<(Option<Name>, u32, Bytes), Error> {
-    let (instance_type, cpus, memory) = match request.instance_type.as_deref().filter(|name| !name.is_empty()) {
-        Some(wanted) => {
-            if request.cpus.is_some() || request.memory.is_some() {
-                return Err(Error::invalid("BE-1007", "an instance type and cpus or memory are both given")
-                    .hint("give either the instance type or cpus and memory"));
-            }
-            let found = view.instance_types.get(wanted).ok_or_else(|| {
-                let known: Vec<_> = view.instance_types.keys().map(Name::as_str).collect();
-                let shown: String = wanted.chars().take(80).collect();
-                Error::invalid("BE-1002", format!("unknown instance type {shown:?}"))
-                    .hint(format!("known are {}", known.join(", ")))
-            })?;
-            (Some(found.meta.name.clone()), found.spec.cpus, found.spec.memory)
-        }
-        None => {
-            let cpus = request.cpus.ok_or_else(|| missing("cpus"))?;
-            let memory = request.memory.ok_or_else(|| missing("memory"))?;
-            (None, cpus, Bytes(memory))
-        }
-    };
-    if cpus == 0 || cpus > VmSpec::MAX_CPUS {
-        return Err(Error::invalid("BE-1003", format!("cpus is {cpus}; a VM has 1 to {}", VmSpec::MAX_CPUS))
-            .hint("each virtual CPU gets a CPU thread of the host for itself; 2 to 8 are usual"));
-    }
-    if memory < VmSpec::MIN_MEMORY || memory > VmSpec::MAX_MEMORY {
-        return Err(Error::invalid(
-            "BE-1004",
-            format!("memory is {memory}; a VM has {} to {}", VmSpec::MIN_MEMORY, VmSpec::MAX_MEMORY),
-        )
-        .hint("give it with its unit, such as 4GiB"));
-    }
-    Ok((instance_type, cpus, memory))
+/// What a spec must keep as a whole.
+fn whole(view: &Cluster, spec: &VmSpec) -> Result<(), Error> {
+    spec::within_limits(spec.cpus, spec.memory)?;
+    spec::whole_pages(spec)?;
+    spec::devices(&spec.devices, spec.performance)?;
+    spec::budget(spec)?;
+    rules::check(&spec.rules)?;
+    rules::check_against(view, &spec.rules)?;
+    spec::some_host_could_hold(view, spec)
 }
 
-fn missing(field: &str) -> Error {
-    Error::invalid("BE-1012", format!("{field} is missing")).hint("give an instance type, or both cpus and memory")
+/// A request to change what is asked of a VM, as it came.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct UpdateVm {
+    /// The fields of `to` that are taken, as the wire calls them; all others stay as they are.
+    pub fields: Vec<String>,
+    /// Where the new values are.
+    pub to: CreateVm,
 }
 
-fn image(view: &Cluster, wanted: &str) -> Result<ImageRef, Error> {
-    if wanted.is_empty() {
-        return Err(Error::invalid("BE-1012", "image is missing").hint("'berth image list' shows what is there"));
+impl std::fmt::Debug for UpdateVm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpdateVm").field("fields", &self.fields).finish_non_exhaustive()
     }
-    let found = view.images.get(wanted).ok_or_else(|| {
-        let shown: String = wanted.chars().take(80).collect();
-        Error::invalid("BE-1005", format!("unknown image {shown:?}"))
-            .hint("'berth image list' shows what is there, 'berth image create' makes one known")
-    })?;
-    Ok(ImageRef { name: found.meta.name.clone(), sha256: found.spec.sha256, virtual_size: found.spec.virtual_size })
 }
 
-fn disk_size(wanted: Option<u64>, image: &ImageRef) -> Result<Bytes, Error> {
-    let size = wanted.map_or(image.virtual_size, Bytes);
-    if size < image.virtual_size {
-        return Err(Error::invalid(
-            "BE-1006",
-            format!("disk size {size} is smaller than image {:?}, which has {}", image.name, image.virtual_size),
-        )
-        .hint("ask for at least the image's size, or leave the disk size out to have just that"));
+/// The fields that can be changed. What user data and the strategy to run are for has ways of its own.
+const FIELDS: [&str; 17] = [
+    "instance_type",
+    "cpus",
+    "memory_bytes",
+    "performance",
+    "preference",
+    "tuning",
+    "devices",
+    "image",
+    "disk_size_bytes",
+    "rules",
+    "rules.hosts",
+    "rules.host_wishes",
+    "rules.host_group",
+    "rules.tolerations",
+    "rules.affinity",
+    "rules.spread",
+    "rules.priority",
+];
+
+/// Admits a change of what is asked of a VM. Whether it is still without a berth is for apply to say.
+pub fn update_vm(view: &Cluster, target: &Target, request: &UpdateVm) -> Result<Body, Error> {
+    let UpdateVm { fields, to } = request;
+    let asked: BTreeSet<&str> = fields.iter().map(String::as_str).collect();
+    if asked.is_empty() {
+        return Err(Error::invalid("BE-1012", "no field is named that shall change")
+            .hint(format!("name one or more of {}", FIELDS.join(", "))));
     }
-    if size > VmSpec::MAX_DISK || !size.0.is_multiple_of(512) {
-        return Err(Error::invalid(
-            "BE-1006",
-            format!("disk size {size} is not a whole number of 512-byte sectors up to {}", VmSpec::MAX_DISK),
-        )
-        .hint("give it with its unit, such as 20GiB"));
+    if let Some((at, odd)) = fields.iter().enumerate().find(|(_, field)| !FIELDS.contains(&field.as_str())) {
+        return Err(Error::invalid("BE-1007", format!("fields[{at}]: {:?} cannot be changed", super::shown(odd)))
+            .hint(format!("these can: {}; 'berth vm start' and 'stop' say whether it runs", FIELDS.join(", "))));
     }
-    Ok(size)
+    let vm = find_vm(view, target)?;
+    let held = &vm.spec;
+    let mut spec = held.clone();
+    resize(view, &asked, to, &mut spec)?;
+    if ["performance", "preference", "tuning"].iter().any(|field| asked.contains(field)) {
+        retune(view, &asked, to, &mut spec)?;
+    }
+    if asked.contains("devices") {
+        spec.devices.clone_from(&to.devices);
+    }
+    if asked.contains("image") {
+        spec.image = spec::image(view, &to.image)?;
+    }
+    if asked.contains("image") || asked.contains("disk_size_bytes") {
+        let wanted = if asked.contains("disk_size_bytes") { to.disk_size } else { Some(held.disk_size.0) };
+        spec.disk_size = spec::disk_size(wanted, &spec.image)?;
+    }
+    rule_anew(&asked, &to.rules, &mut spec.rules);
+    whole(view, &spec)?;
+    // The spec is written as a whole, so it must be the one that was read here.
+    let expect = Expect { revision: Some(target.expect().revision.unwrap_or(vm.meta.revision)) };
+    Ok(Body::SetSpec { vm: vm.uid(), spec: Box::new(spec), expect })
 }
 
-fn sealed(plain: &[u8], uid: VmUid, seal: &dyn Seal) -> Result<berth_model::Sealed, Error> {
-    if plain.len() as u64 > VmSpec::MAX_USER_DATA.0 {
-        return Err(Error::invalid(
-            "BE-1008",
-            format!("user data has {} bytes, at most {} are allowed", plain.len(), VmSpec::MAX_USER_DATA),
-        )
-        .hint("let the guest fetch what is large"));
-    }
-    if std::str::from_utf8(plain).is_err() {
-        return Err(Error::invalid("BE-1008", "user data is not UTF-8 text")
-            .hint("cloud-init wants text such as #cloud-config or a script"));
-    }
-    seal.seal(plain, uid.0.as_str().as_bytes()).map_err(|why| {
-        let mut error = Error::new(Kind::Internal, "BE-9001", "the user data could not be sealed");
-        error.context = Some(why);
-        error
-    })
-}
-
-/// Refuses what no known host could hold even if it were empty: waiting for it would be waiting for a purchase.
-fn some_host_could_hold(view: &Cluster, spec: &VmSpec) -> Result<(), Error> {
-    let mut refusals = Vec::new();
-    for host in view.hosts.values() {
-        match berth_planner::never_fits(host, spec) {
-            None => return Ok(()),
-            Some(why) => refusals.push(format!("{} {why}", host.meta.name)),
-        }
-    }
-    if refusals.is_empty() {
+fn resize(view: &Cluster, asked: &BTreeSet<&str>, to: &CreateVm, spec: &mut VmSpec) -> Result<(), Error> {
+    let (cpus, memory) = (asked.contains("cpus"), asked.contains("memory_bytes"));
+    if asked.contains("instance_type") && (cpus || memory || to.instance_type.is_some()) {
+        let (cpus, memory) = (to.cpus.filter(|_| cpus), to.memory.filter(|_| memory));
+        let (name, cpus, memory) = spec::size(view, to.instance_type.as_deref(), cpus, memory)?;
+        (spec.instance_type, spec.cpus, spec.memory) = (name, cpus, memory);
         return Ok(());
     }
-    refusals.sort();
-    let more = refusals.len().saturating_sub(4);
-    refusals.truncate(4);
-    if more > 0 {
-        refusals.push(format!("and {more} more"));
+    if asked.contains("instance_type") {
+        spec.instance_type = None;
     }
-    Err(Error::new(
-        Kind::Precondition,
-        "BE-3001",
-        format!(
-            "no host could ever hold a VM of {} CPUs and {}, even when empty: {}",
-            spec.cpus,
-            spec.memory,
-            refusals.join("; ")
-        ),
-    )
-    .hint("ask for less, or add a larger host first; 'berth host list' shows what there is"))
+    let missing = |field| Error::invalid("BE-1012", format!("{field} is missing")).hint("give the field that is named");
+    if cpus {
+        spec.cpus = to.cpus.ok_or_else(|| missing("cpus"))?;
+    }
+    if memory {
+        spec.memory = Bytes(to.memory.ok_or_else(|| missing("memory_bytes"))?);
+    }
+    if cpus || memory {
+        spec.instance_type = None;
+    }
+    Ok(())
+}
+
+/// Template, preference and wishes are looked at together: of an earlier wish only the result is known, so a new one of
+/// these begins with the template. A preference that was taken before is taken again if it is still known.
+fn retune(view: &Cluster, asked: &BTreeSet<&str>, to: &CreateVm, spec: &mut VmSpec) -> Result<(), Error> {
+    if asked.contains("performance") {
+        spec.performance = spec::performance(&to.performance)?;
+    }
+    let wanted = if asked.contains("preference") {
+        to.preference.as_deref()
+    } else {
+        spec.preference.as_ref().map(Name::as_str).filter(|name| view.preferences.contains_key(*name))
+    };
+    let preference = spec::preference(view, wanted)?;
+    let wishes = if asked.contains("tuning") { to.tuning } else { PreferenceSpec::default() };
+    spec.tuning = spec::tuning(spec.performance, preference.as_ref(), &wishes)?;
+    spec.preference = preference.map(|(name, _)| name);
+    Ok(())
+}
+
+fn rule_anew(asked: &BTreeSet<&str>, to: &Rules, rules: &mut Rules) {
+    let all = asked.contains("rules");
+    let named = |field: &str| all || asked.contains(field);
+    let Rules { hosts, host_wishes, host_group, tolerations, affinity, spread, priority } = to.clone();
+    if named("rules.hosts") {
+        rules.hosts = hosts;
+    }
+    if named("rules.host_wishes") {
+        rules.host_wishes = host_wishes;
+    }
+    if named("rules.host_group") {
+        rules.host_group = host_group;
+    }
+    if named("rules.tolerations") {
+        rules.tolerations = tolerations;
+    }
+    if named("rules.affinity") {
+        rules.affinity = affinity;
+    }
+    if named("rules.spread") {
+        rules.spread = spread;
+    }
+    if named("rules.priority") {
+        rules.priority = priority;
+    }
 }
