@@ -17,7 +17,7 @@ use berth_proto::v1::vm_service_server::VmService;
 use berth_state::Cluster;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Shared, caller, error, watch};
+use super::{Shared, caller, error, room, watch};
 
 /// The service.
 pub(super) struct Service(pub(super) Shared);
@@ -40,7 +40,15 @@ impl VmService for Service {
 
     async fn create_vm(&self, request: Request<v1::CreateVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         let (caller, id, request) = caller::change("CreateVm", request)?;
+        let dry_run = request.dry_run;
         let asked = create_request(request)?;
+        if dry_run {
+            let (vm, view) = self.0.control.would_create_vm(&asked).await.map_err(error::status)?;
+            let shown = Some(wire(&view, &vm));
+            let (revision, request_id) = (view.revision.0, String::new());
+            let explanation = Some(room::explanation(&self.0, view, vm).await?);
+            return Ok(Response::new(v1::VmAnswer { vm: shown, revision, request_id, explanation }));
+        }
         let done = self.0.control.create_vm(&caller, &asked).await.map_err(error::status)?;
         Ok(answer(&done, id))
     }
@@ -118,6 +126,29 @@ impl VmService for Service {
         let asked = UpdateLabels { set, remove };
         let done = self.0.control.update_labels(&caller, &target, &asked).await.map_err(error::status)?;
         Ok(answer(&done, id))
+    }
+
+    async fn update_vm(&self, request: Request<v1::UpdateVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        let (caller, id, request) = caller::change("UpdateVm", request)?;
+        let v1::UpdateVmRequest { write, project, name, spec, fields } = request;
+        let target = caller::target(write.as_ref(), &project, &name);
+        let to = spec_request(spec.ok_or_else(|| error::missing("spec"))?)?;
+        let asked = UpdateVm { fields, to };
+        let done = self.0.control.update_vm(&caller, &target, &asked).await.map_err(error::status)?;
+        Ok(answer(&done, id))
+    }
+
+    async fn explain_vm(
+        &self,
+        request: Request<v1::ExplainVmRequest>,
+    ) -> Result<Response<v1::ExplainVmResponse>, Status> {
+        let request = request.into_inner();
+        let view = self.0.control.view(caller::consistency(request.consistency)).await.map_err(error::status)?;
+        let target = caller::target(None, &request.project, &request.name);
+        let vm = Vm::clone(admit::find_vm(&view, &target).map_err(error::status)?);
+        let (shown, revision) = (Some(wire(&view, &vm)), view.revision.0);
+        let explanation = Some(room::explanation(&self.0, view, vm).await?);
+        Ok(Response::new(v1::ExplainVmResponse { vm: shown, explanation, revision }))
     }
 }
 
