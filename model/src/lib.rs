@@ -17,6 +17,7 @@ pub mod meta;
 pub mod name;
 pub mod placement;
 pub mod sealed;
+pub mod selector;
 pub mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
