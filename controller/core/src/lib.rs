@@ -16,6 +16,7 @@ pub mod leader;
 pub mod liveness;
 pub mod ports;
 pub mod publish;
+pub mod room;
 pub mod selector;
 pub mod session;
 pub mod status;

@@ -29,7 +29,7 @@ fn wire(view: &Cluster, host: &Host) -> v1::Host {
     wire
 }
 
-fn target(write: Option<&v1::Write>, name: String) -> HostTarget {
+pub(super) fn target(write: Option<&v1::Write>, name: String) -> HostTarget {
     HostTarget {
         name,
         uid: write.and_then(|write| write.expected_uid.clone()).unwrap_or_default(),

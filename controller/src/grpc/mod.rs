@@ -15,6 +15,7 @@ mod image;
 mod instancetype;
 mod peer;
 mod preference;
+mod room;
 mod vm;
 mod watch;
 
@@ -34,6 +35,7 @@ use berth_proto::v1::host_service_server::HostServiceServer;
 use berth_proto::v1::image_service_server::ImageServiceServer;
 use berth_proto::v1::instance_type_service_server::InstanceTypeServiceServer;
 use berth_proto::v1::peer_service_server::PeerServiceServer;
+use berth_proto::v1::placement_service_server::PlacementServiceServer;
 use berth_proto::v1::preference_service_server::PreferenceServiceServer;
 use berth_proto::v1::vm_service_server::VmServiceServer;
 use berth_raft::{Handle, Member};
@@ -144,6 +146,7 @@ pub(crate) async fn serve(
         .add_service(guarded!(HostServiceServer, host::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(ImageServiceServer, image::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(InstanceTypeServiceServer, instancetype::Service(context.clone()), ADMIN, limit))
+        .add_service(guarded!(PlacementServiceServer, room::Service::new(context.clone()), ADMIN, limit))
         .add_service(guarded!(PreferenceServiceServer, preference::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(ClusterServiceServer, cluster::Service(context.clone()), ADMIN, limit))
         .add_service(guarded!(HistoryServiceServer, history::Service(context.clone()), ADMIN, limit))

@@ -46,7 +46,7 @@ impl VmService for Service {
             let (vm, view) = self.0.control.would_create_vm(&asked).await.map_err(error::status)?;
             let shown = Some(wire(&view, &vm));
             let (revision, request_id) = (view.revision.0, String::new());
-            let explanation = Some(room::explanation(&self.0, view, vm).await?);
+            let explanation = Some(room::explanation(view, vm).await?);
             return Ok(Response::new(v1::VmAnswer { vm: shown, revision, request_id, explanation }));
         }
         let done = self.0.control.create_vm(&caller, &asked).await.map_err(error::status)?;
@@ -147,7 +147,7 @@ impl VmService for Service {
         let target = caller::target(None, &request.project, &request.name);
         let vm = Vm::clone(admit::find_vm(&view, &target).map_err(error::status)?);
         let (shown, revision) = (Some(wire(&view, &vm)), view.revision.0);
-        let explanation = Some(room::explanation(&self.0, view, vm).await?);
+        let explanation = Some(room::explanation(view, vm).await?);
         Ok(Response::new(v1::ExplainVmResponse { vm: shown, explanation, revision }))
     }
 }

@@ -18,6 +18,7 @@ use berth_state::{Body, Cluster, Expect};
 pub use catalog::{create_instance_type, create_preference, delete_instance_type, delete_preference};
 pub use host::{HostTarget, UpdateHost, confirm_dead, find_host, remove_host, update_host};
 pub use orphan::{OrphanTarget, find_orphan};
+pub(crate) use vm::wanted;
 pub use vm::{CreateVm, UpdateVm, create_vm, update_vm};
 
 use crate::error::Error;

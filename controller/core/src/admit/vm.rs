@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use berth_model::image::ImageRef;
 use berth_model::instancetype::PreferenceSpec;
 use berth_model::placement::Rules;
 use berth_model::vm::{DeviceDemand, VmSpec};
@@ -63,12 +64,40 @@ pub fn create_vm(view: &Cluster, request: &CreateVm, random: u128, seal: &dyn Se
     labels("labels", &request.labels, 63)?;
     labels("annotations", &request.annotations, 16 * 1024)?;
     let image = spec::image(view, &request.image)?;
-    let disk_size = spec::disk_size(request.disk_size, &image)?;
     let uid = VmUid(Uid::from_bits(random));
     let user_data = match &request.user_data {
         Some(plain) if !plain.is_empty() => Some(spec::sealed(plain, uid, seal)?),
         _ => None,
     };
+    let spec = VmSpec { user_data, ..asked(view, request, image)? };
+    spec::budget(&spec)?;
+    spec::some_host_could_hold(view, &spec)?;
+    if view.vm_by_name(&project, &name).is_some() {
+        return Err(berth_state::Rejection::NameTaken { kind: "VM".into(), name: name.to_string() }.into());
+    }
+    Ok(Body::CreateVm {
+        uid,
+        project,
+        name,
+        labels: request.labels.clone(),
+        annotations: request.annotations.clone(),
+        spec: Box::new(spec),
+    })
+}
+
+/// What VMs such as this one would ask for, whatever their names, and in which project: for questions about room. An image
+/// may be left out.
+pub(crate) fn wanted(view: &Cluster, request: &CreateVm) -> Result<(Name, VmSpec), Error> {
+    let project = project(&request.project)?;
+    labels("labels", &request.labels, 63)?;
+    let image =
+        if request.image.is_empty() { crate::room::no_image() } else { spec::image(view, &request.image)? };
+    Ok((project, asked(view, request, image)?))
+}
+
+/// The spec, without user data.
+fn asked(view: &Cluster, request: &CreateVm, image: ImageRef) -> Result<VmSpec, Error> {
+    let disk_size = spec::disk_size(request.disk_size, &image)?;
     let (instance_type, cpus, memory) =
         spec::size(view, request.instance_type.as_deref(), request.cpus, request.memory)?;
     let performance = spec::performance(&request.performance)?;
@@ -85,20 +114,10 @@ pub fn create_vm(view: &Cluster, request: &CreateVm, random: u128, seal: &dyn Se
         image,
         disk_size,
         run: spec::run(&request.run)?,
-        user_data,
+        user_data: None,
     };
     whole(view, &spec)?;
-    if view.vm_by_name(&project, &name).is_some() {
-        return Err(berth_state::Rejection::NameTaken { kind: "VM".into(), name: name.to_string() }.into());
-    }
-    Ok(Body::CreateVm {
-        uid,
-        project,
-        name,
-        labels: request.labels.clone(),
-        annotations: request.annotations.clone(),
-        spec: Box::new(spec),
-    })
+    Ok(spec)
 }
 
 /// What a spec must keep as a whole.
@@ -108,8 +127,7 @@ fn whole(view: &Cluster, spec: &VmSpec) -> Result<(), Error> {
     spec::devices(&spec.devices, spec.performance)?;
     spec::budget(spec)?;
     rules::check(&spec.rules)?;
-    rules::check_against(view, &spec.rules)?;
-    spec::some_host_could_hold(view, spec)
+    rules::check_against(view, &spec.rules)
 }
 
 /// A request to change what is asked of a VM, as it came.
@@ -179,6 +197,7 @@ pub fn update_vm(view: &Cluster, target: &Target, request: &UpdateVm) -> Result<
     }
     rule_anew(&asked, &to.rules, &mut spec.rules);
     whole(view, &spec)?;
+    spec::some_host_could_hold(view, &spec)?;
     // The spec is written as a whole, so it must be the one that was read here.
     let expect = Expect { revision: Some(target.expect().revision.unwrap_or(vm.meta.revision)) };
     Ok(Body::SetSpec { vm: vm.uid(), spec: Box::new(spec), expect })
