@@ -13,6 +13,7 @@ mod duration;
 mod exit;
 mod failure;
 mod manifest;
+mod placement;
 mod printer;
 mod progress;
 mod qcow2;

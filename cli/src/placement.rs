@@ -362,6 +362,20 @@ impl RulesText {
     }
 }
 
+/// Each wish as a word, for people; what is not wished is left out.
+pub(crate) fn tuning_in_words(tuning: &Tuning) -> Vec<String> {
+    let Tuning { pages, smt, numa, dedicated_emulator, dedicated_iothreads, cpu_shape } = tuning.clone();
+    let words = [
+        pages.map(|pages| format!("pages {}", PageSize::from(pages))),
+        smt.map(|smt| format!("smt {}", SmtPolicy::from(smt))),
+        numa.map(|numa| format!("numa {}", NumaPolicy::from(numa))),
+        dedicated_emulator.map(|own| format!("dedicated emulator {}", if own { "yes" } else { "no" })),
+        dedicated_iothreads.map(|count| format!("dedicated iothreads {count}")),
+        cpu_shape.map(|shape| format!("cpu shape {}", CpuShape::from(shape))),
+    ];
+    words.into_iter().flatten().collect()
+}
+
 /// One line for each rule, for people.
 pub(crate) fn in_words(rules: &RulesText) -> Vec<String> {
     let RulesText { hosts, host_wishes, host_group, tolerations, affinity, spread, priority } = rules;

@@ -1,7 +1,10 @@
 //! The command line as it is written. Nothing is looked up or decided here; see [`crate::settings`].
 
+pub(crate) mod catalog;
 pub(crate) mod cluster;
+pub(crate) mod host;
 pub(crate) mod image;
+pub(crate) mod placement;
 pub(crate) mod vm;
 
 use std::path::PathBuf;
@@ -108,7 +111,7 @@ pub(crate) enum Command {
     Vm(vm::Verb),
     /// Hosts: the machines that carry VMs
     #[command(subcommand)]
-    Host(HostVerb),
+    Host(host::HostVerb),
     /// The past: who changed what, and how things were
     #[command(subcommand)]
     History(HistoryVerb),
@@ -117,7 +120,14 @@ pub(crate) enum Command {
     Image(image::Verb),
     /// Instance types: names for sizes
     #[command(subcommand, name = "instancetype")]
-    InstanceType(InstanceTypeVerb),
+    InstanceType(catalog::InstanceTypeVerb),
+    /// Preferences: names for wishes about how VMs get their CPUs and their memory
+    #[command(subcommand)]
+    Preference(catalog::PreferenceVerb),
+    /// How many more VMs fit, or whether the cluster survives the loss of any one host
+    Capacity(Box<catalog::Capacity>),
+    /// Moves of VMs that would make the cluster better; Berth does not carry them out
+    Proposals,
     /// The cluster of controllers itself
     #[command(subcommand)]
     Cluster(cluster::Verb),
@@ -136,34 +146,6 @@ pub(crate) enum Command {
     Version,
 }
 
-/// What to do with hosts.
-#[derive(Subcommand, Debug)]
-pub(crate) enum HostVerb {
-    /// List hosts
-    #[command(alias = "ls")]
-    List,
-    /// Show one host: its topology, what is booked, how its VMs are run
-    Show {
-        /// The host's name
-        name: String,
-    },
-    /// List orphans: VMs that run on a host and that the cluster does not know, as after a restore
-    Orphans,
-    /// Remove an orphan and its disk from its host
-    RemoveOrphan {
-        /// The host's name
-        host: String,
-        /// The orphan's uid
-        uid: String,
-        /// Really: its disk is lost
-        #[arg(long)]
-        yes: bool,
-        /// Name the request, to send it again safely: a UUID of version 7
-        #[arg(long, value_name = "UUID")]
-        request_id: Option<String>,
-    },
-}
-
 /// What to do with the past.
 #[derive(Subcommand, Debug)]
 pub(crate) enum HistoryVerb {
@@ -173,6 +155,11 @@ pub(crate) enum HistoryVerb {
     Host(Past),
     /// Who changed an image and when, or with --revision the image as it was
     Image(Past),
+    /// Who changed an instance type and when, or with --revision the type as it was
+    #[command(name = "instancetype")]
+    InstanceType(Past),
+    /// Who changed a preference and when, or with --revision the preference as it was
+    Preference(Past),
     /// Changes of everything, the newest first
     #[command(alias = "ls")]
     List {
@@ -201,14 +188,6 @@ pub(crate) struct Past {
     pub(crate) limit: u32,
 }
 
-/// What to do with instance types.
-#[derive(Subcommand, Debug)]
-pub(crate) enum InstanceTypeVerb {
-    /// List instance types
-    #[command(alias = "ls")]
-    List,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,6 +212,7 @@ mod tests {
         assert!(Args::try_parse_from(["berth", "vm", "create", "-f", "vm.yaml"]).is_ok());
         assert!(Args::try_parse_from(["berth", "vm", "create", "x", "-f", "vm.yaml"]).is_err());
         assert!(Args::try_parse_from(["berth", "vm", "create"]).is_err());
+        assert!(Args::try_parse_from(["berth", "vm", "create", "-f", "vm.yaml", "--spread", "zone:1:a"]).is_err());
         assert!(Args::try_parse_from(["berth", "vm", "create", "x", "--wait", "--no-wait"]).is_err());
     }
 }

@@ -4,13 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_model::Bytes;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::placement::Placement;
 
 /// What to do with VMs.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Verb {
     /// Create a VM, and wait until it runs
-    Create(Create),
+    Create(Box<Create>),
     /// List VMs
     #[command(alias = "ls")]
     List(List),
@@ -22,6 +24,13 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "REVISION")]
         revision: Option<u64>,
     },
+    /// Say of each host whether it could take a VM and why not, and what would help
+    Explain {
+        /// The VM's name
+        name: String,
+    },
+    /// Change what is asked of a VM: anything while it waits for a host, its rules always
+    Update(Box<Update>),
     /// Make a VM of an orphan: one that runs on a host and that the cluster does not know
     Adopt {
         /// The orphan's uid, as 'berth host orphans' shows it
@@ -57,11 +66,17 @@ pub(crate) struct Create {
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     pub(crate) name: Option<String>,
     /// Read VMs from a manifest instead; `-` is standard input
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", conflicts_with = "Placement")]
     pub(crate) file: Option<PathBuf>,
     /// What is asked.
     #[command(flatten)]
     pub(crate) spec: Spec,
+    /// How and where.
+    #[command(flatten)]
+    pub(crate) placement: Placement,
+    /// Say where it would go and why not elsewhere, and create nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Whether to wait.
     #[command(flatten)]
     pub(crate) waiting: Waiting,
@@ -85,9 +100,6 @@ pub(crate) struct Spec {
     /// Guest memory: 256MiB, 8GiB
     #[arg(long, value_name = "AMOUNT", conflicts_with = "file")]
     pub(crate) memory: Option<Bytes>,
-    /// The tuning template
-    #[arg(long, value_name = "TEMPLATE", value_parser = ["high"], conflicts_with = "file")]
-    pub(crate) performance: Option<String>,
     /// The size of the disk [default: the image's]
     #[arg(long, value_name = "AMOUNT", conflicts_with = "file")]
     pub(crate) disk_size: Option<Bytes>,
@@ -103,6 +115,89 @@ pub(crate) struct Spec {
     /// Do not start it
     #[arg(long, conflicts_with = "file")]
     pub(crate) halted: bool,
+}
+
+/// Change what is asked of a VM.
+#[derive(Args, Debug)]
+pub(crate) struct Update {
+    /// The VM's name
+    pub(crate) name: String,
+    /// The instance type that gives the size
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["cpus", "memory"])]
+    pub(crate) instancetype: Option<String>,
+    /// Virtual CPUs
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) cpus: Option<u32>,
+    /// Guest memory: 256MiB, 8GiB
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) memory: Option<Bytes>,
+    /// The image that the disk starts as
+    #[arg(long, value_name = "NAME")]
+    pub(crate) image: Option<String>,
+    /// The size of the disk
+    #[arg(long, value_name = "AMOUNT")]
+    pub(crate) disk_size: Option<Bytes>,
+    /// How and where: what is given replaces all that was said of its kind.
+    #[command(flatten)]
+    pub(crate) placement: Placement,
+    /// Drop all that was said of this kind; may be repeated
+    #[arg(long, value_name = "KIND")]
+    pub(crate) drop: Vec<Dropped>,
+    /// Refuse unless the VM has this uid
+    #[arg(long, value_name = "UID")]
+    pub(crate) expected_uid: Option<String>,
+    /// Refuse unless the VM is at this revision
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) expected_revision: Option<u64>,
+    /// Name the request, to send it again safely: a UUID of version 7
+    #[arg(long, value_name = "UUID")]
+    pub(crate) request_id: Option<String>,
+}
+
+/// What can be dropped.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dropped {
+    /// The preference.
+    Preference,
+    /// Wishes about CPUs and memory.
+    Tuning,
+    /// PCI devices.
+    Devices,
+    /// Every rule.
+    Rules,
+    /// --on-hosts
+    OnHosts,
+    /// --prefer-hosts
+    PreferHosts,
+    /// --host-group
+    HostGroup,
+    /// --tolerate
+    Tolerate,
+    /// --near and --apart
+    Affinity,
+    /// --spread
+    Spread,
+    /// --priority
+    Priority,
+}
+
+impl Dropped {
+    /// As the wire calls it.
+    pub(crate) const fn field(self) -> &'static str {
+        match self {
+            Self::Preference => "preference",
+            Self::Tuning => "tuning",
+            Self::Devices => "devices",
+            Self::Rules => "rules",
+            Self::OnHosts => "rules.hosts",
+            Self::PreferHosts => "rules.host_wishes",
+            Self::HostGroup => "rules.host_group",
+            Self::Tolerate => "rules.tolerations",
+            Self::Affinity => "rules.affinity",
+            Self::Spread => "rules.spread",
+            Self::Priority => "rules.priority",
+        }
+    }
 }
 
 /// Whether to wait for the effect.
@@ -200,7 +295,7 @@ pub(crate) struct Console {
     pub(crate) until: Option<String>,
 }
 
-fn label_change(text: &str) -> Result<LabelChange, String> {
+pub(super) fn label_change(text: &str) -> Result<LabelChange, String> {
     if let Ok((key, value)) = key_value(text) {
         return Ok(LabelChange::Set(key, value));
     }
@@ -210,7 +305,7 @@ fn label_change(text: &str) -> Result<LabelChange, String> {
     }
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+pub(super) fn key_value(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .filter(|(key, _)| !key.is_empty())
         .map(|(key, value)| (key.to_owned(), value.to_owned()))

@@ -11,7 +11,7 @@ use crate::client::{Effect, LARGEST_ANSWER};
 use crate::exit::ExitStatus;
 use crate::failure::Failure;
 use crate::render;
-use crate::view::{ChangeView, HistoryView, HostView, ImageView, InstanceTypeView, VmView};
+use crate::view::{ChangeView, HistoryView, HostView, ImageView, InstanceTypeView, PreferenceView, VmView};
 
 fn service(channel: Channel) -> HistoryServiceClient<Channel> {
     HistoryServiceClient::new(channel).max_decoding_message_size(LARGEST_ANSWER)
@@ -111,6 +111,10 @@ pub(super) async fn at(
         Object::InstanceType(held) => {
             let held = [InstanceTypeView::from(held)];
             session.print(&held, |style| render::instancetype::list(&held, style))?;
+        }
+        Object::Preference(held) => {
+            let held = PreferenceView::from(held);
+            session.print(&held, |style| render::preference::show(&held, style))?;
         }
     }
     Ok(ExitStatus::Ok)

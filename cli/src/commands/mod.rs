@@ -7,6 +7,8 @@ mod host;
 mod image;
 mod instancetype;
 mod man;
+mod preference;
+mod room;
 mod version;
 mod vm;
 
@@ -16,7 +18,8 @@ use berth_model::Timestamp;
 use berth_proto::v1;
 use serde::Serialize;
 
-use crate::args::{Args, Command, Global, HistoryVerb, HostVerb, InstanceTypeVerb, image as image_args, vm as vm_args};
+use crate::args::host::HostVerb;
+use crate::args::{Args, Command, Global, HistoryVerb, image as image_args, vm as vm_args};
 use crate::client::{self, Client, Effect};
 use crate::exit::ExitStatus;
 use crate::failure::Failure;
@@ -100,7 +103,7 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
             // A manifest is read and understood before anybody is asked.
             let requests = vm::create::requests(&create, &global.project)?;
             let session = Session::open(global, printer)?;
-            Box::pin(vm::create::run(session, create, requests)).await
+            Box::pin(vm::create::run(session, *create, requests)).await
         }
         Command::Image(image_args::Verb::Create(create)) => {
             let spec = image::create::spec(&create)?;
@@ -120,6 +123,8 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
                 vm_args::Verb::Stop(change) => vm::stop::run(session, change).await,
                 vm_args::Verb::Restart(change) => vm::restart::run(session, change).await,
                 vm_args::Verb::Delete(change) => vm::delete::run(session, change).await,
+                vm_args::Verb::Explain { name } => vm::explain::run(session, name).await,
+                vm_args::Verb::Update(update) => Box::pin(vm::update::run(session, *update)).await,
                 vm_args::Verb::Label(label) => vm::label::run(session, label).await,
                 vm_args::Verb::Console(console) => vm::console::run(session, console).await,
                 vm_args::Verb::Watch(watch) => vm::watch::run(session, watch).await,
@@ -130,6 +135,14 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
             match verb {
                 HostVerb::List => host::list::run(session).await,
                 HostVerb::Show { name } => host::show::run(session, name).await,
+                HostVerb::Capacity { name } => host::capacity::run(session, name).await,
+                HostVerb::Update(update) => Box::pin(host::update::run(session, *update)).await,
+                HostVerb::Cordon(named) => host::update::cordon(session, named, true).await,
+                HostVerb::Uncordon(named) => host::update::cordon(session, named, false).await,
+                HostVerb::ConfirmDead { host: named, yes_i_am_sure } => {
+                    host::confirm_dead::run(session, named, yes_i_am_sure).await
+                }
+                HostVerb::Remove { host: named, never_returns } => host::remove::run(session, named, never_returns).await,
                 HostVerb::Orphans => host::orphans::run(session).await,
                 HostVerb::RemoveOrphan { host, uid, yes, request_id } => {
                     host::orphans::remove(session, host, uid, yes, request_id).await
@@ -145,13 +158,18 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
                 image_args::Verb::Delete { name, request_id } => image::delete::run(session, name, request_id).await,
             }
         }
-        Command::InstanceType(InstanceTypeVerb::List) => instancetype::list::run(Session::open(global, printer)?).await,
+        Command::InstanceType(verb) => instancetype::run(Session::open(global, printer)?, verb).await,
+        Command::Preference(verb) => preference::run(Session::open(global, printer)?, verb).await,
+        Command::Capacity(asked) => Box::pin(room::capacity(Session::open(global, printer)?, *asked)).await,
+        Command::Proposals => room::proposals(Session::open(global, printer)?).await,
         Command::History(verb) => {
             let session = Session::open(global, printer)?;
             match verb {
                 HistoryVerb::Vm(past) => history::of(session, v1::ObjectKind::Vm, past).await,
                 HistoryVerb::Host(past) => history::of(session, v1::ObjectKind::Host, past).await,
                 HistoryVerb::Image(past) => history::of(session, v1::ObjectKind::Image, past).await,
+                HistoryVerb::InstanceType(past) => history::of(session, v1::ObjectKind::InstanceType, past).await,
+                HistoryVerb::Preference(past) => history::of(session, v1::ObjectKind::Preference, past).await,
                 HistoryVerb::List { since, actor, limit } => history::list(session, since, actor, limit).await,
             }
         }

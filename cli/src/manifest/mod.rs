@@ -20,9 +20,10 @@ use std::path::Path;
 use berth_model::{Bytes, Name};
 use berth_proto::v1;
 use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::failure::Failure;
+use crate::placement::{Device, RulesText, Template, Tuning};
 
 /// The longest manifest: what the servers accept in one message.
 const LIMIT: u64 = 4 << 20;
@@ -69,17 +70,18 @@ struct Spec {
     instance_type: Option<String>,
     cpus: Option<u32>,
     memory: Option<Amount>,
-    performance: Option<Performance>,
+    performance: Option<Template>,
+    preference: Option<String>,
+    #[serde(default)]
+    tuning: Tuning,
+    #[serde(default)]
+    devices: Vec<Device>,
+    #[serde(default)]
+    rules: RulesText,
     image: String,
     disk_size: Option<Amount>,
     run_strategy: Option<RunStrategy>,
     user_data: Option<String>,
-}
-
-#[derive(Deserialize, Serialize, Clone, Copy, PartialEq, Eq, Debug)]
-#[serde(rename_all = "lowercase")]
-enum Performance {
-    High,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
@@ -171,20 +173,36 @@ fn parse(source: &str, text: &str, project: &str) -> Result<Vec<v1::CreateVmRequ
 fn request(document: Document, project: &str) -> v1::CreateVmRequest {
     let Document { _api_version: _, _kind: _, metadata, spec } = document;
     let Metadata { name, project: own_project, labels, annotations } = metadata;
-    let Spec { instance_type, cpus, memory, performance, image, disk_size, run_strategy, user_data } = spec;
+    let Spec {
+        instance_type,
+        cpus,
+        memory,
+        performance,
+        preference,
+        tuning,
+        devices,
+        rules,
+        image,
+        disk_size,
+        run_strategy,
+        user_data,
+    } = spec;
     v1::CreateVmRequest {
         write: None,
         project: own_project.map_or_else(|| project.to_owned(), |name| name.to_string()),
         name: name.to_string(),
         labels,
         annotations,
+        dry_run: false,
         spec: Some(v1::VmSpec {
             instance_type: instance_type.unwrap_or_default(),
             cpus,
             memory_bytes: memory.map(|Amount(Bytes(bytes))| bytes),
-            performance: performance
-                .map_or(v1::Performance::Unspecified, |Performance::High| v1::Performance::High)
-                .into(),
+            performance: performance.map_or(v1::Performance::Unspecified, Into::into).into(),
+            preference: preference.unwrap_or_default(),
+            tuning: (tuning != Tuning::default()).then(|| (&tuning).into()),
+            devices: devices.iter().map(Into::into).collect(),
+            rules: (rules != RulesText::default()).then(|| rules.into()),
             image,
             disk_size_bytes: disk_size.map(|Amount(Bytes(bytes))| bytes),
             run_strategy: match run_strategy {

@@ -53,6 +53,14 @@ pub(crate) fn show(host: &HostView, style: Style) -> String {
         ("VMs", status.vms.to_string()),
         ("Cordoned", yes(spec.cordoned).to_owned()),
     ];
+    let place = [("Zone", &spec.zone), ("Rack", &spec.rack)];
+    head.extend(place.into_iter().filter(|(_, name)| !name.is_empty()).map(|(what, name)| (what, name.clone())));
+    let lists = [("Groups", &spec.groups), ("Taints", &spec.taints)];
+    head.extend(lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(what, list)| (what, list.join(", "))));
+    if spec.cpu_overcommit_percent > 0 {
+        let (cpu, memory) = (spec.cpu_overcommit_percent, spec.memory_overcommit_percent);
+        head.push(("Promises", format!("CPU {cpu} %, memory {memory} % to over-subscribed VMs")));
+    }
     if status.shared_machine {
         head.push(("Shared", "its threads belong to other hosts on the same machine too (a lab)".to_owned()));
     }
@@ -70,6 +78,38 @@ pub(crate) fn show(host: &HostView, style: Style) -> String {
     let ordinary = &status.ordinary_memory;
     memory.push(("Ordinary", format!("{} booked of {}", ordinary.booked, ordinary.total)));
     text.push_str(&section("Memory", &memory));
+
+    if !status.devices.is_empty() {
+        let mut table = Table::new(["ADDRESS", "KIND", "NODE", "GROUP", "FUNCTION OF", "VM"]);
+        for device in &status.devices {
+            let number = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+            table.row([
+                Cell::plain(&device.address),
+                Cell::plain(&device.kind),
+                Cell::plain(number(device.node)),
+                Cell::plain(number(device.iommu_group)),
+                Cell::plain(dash(&device.physical)),
+                Cell::plain(dash(&device.vm)),
+            ]);
+        }
+        let _ = write!(text, "\nPCI devices\n{}", indented(&table.render(style.colour)));
+    }
+    if !status.evictions.is_empty() {
+        let mut table = Table::new(["VM", "UID", "EPOCH", "THREADS"]);
+        for one in &status.evictions {
+            table.row([
+                Cell::plain(dash(&one.called)),
+                Cell::plain(&one.vm),
+                Cell::plain(one.epoch.to_string()),
+                Cell::plain(dash(&one.threads)),
+            ]);
+        }
+        let _ = write!(
+            text,
+            "\nEnded without its word: it may still run these until it is heard of; what they hold is given to nobody\n{}",
+            indented(&table.render(style.colour))
+        );
+    }
 
     if !status.images.is_empty() {
         let mut table = Table::new(["SHA256", "SIZE", "STATE"]);
@@ -156,6 +196,8 @@ fn picture(threads: &[ThreadView]) -> String {
         ThreadUse::Free => format!("{} free", thread.id),
         ThreadUse::Reserved => format!("{} reserved", thread.id),
         ThreadUse::Booked { vm, vcpu } => format!("{} {vm} vCPU {vcpu}", thread.id),
+        ThreadUse::Taken { vm, how } if vm.is_empty() => format!("{} {how}", thread.id),
+        ThreadUse::Taken { vm, how } => format!("{} {vm} {how}", thread.id),
     };
     let width = order.iter().map(|thread| cell(thread).chars().count()).max().unwrap_or_default();
     let mut text = String::new();
@@ -167,4 +209,19 @@ fn picture(threads: &[ThreadView]) -> String {
         }
     }
     text
+}
+
+/// How a host stands after a change, in one line.
+pub(crate) fn changed(host: &HostView) -> String {
+    let HostView { metadata, spec, .. } = host;
+    let mut words = vec![if spec.cordoned { "takes no new VMs (cordoned)" } else { "takes new VMs" }.to_owned()];
+    let place = [("zone", &spec.zone), ("rack", &spec.rack)];
+    words.extend(place.into_iter().filter(|(_, name)| !name.is_empty()).map(|(what, name)| format!("{what} {name}")));
+    let lists = [("groups", &spec.groups), ("taints", &spec.taints)];
+    words.extend(lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(what, list)| format!("{what} {}", list.join(", "))));
+    if !metadata.labels.is_empty() {
+        words.push(format!("labels {}", pairs(&metadata.labels)));
+    }
+    words.push(format!("CPU {} %, memory {} %", spec.cpu_overcommit_percent, spec.memory_overcommit_percent));
+    format!("{}: {}\n", metadata.name, words.join("; "))
 }

@@ -5,13 +5,15 @@ pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instancetype;
+pub(crate) mod preference;
+pub(crate) mod room;
 pub(crate) mod table;
 pub(crate) mod vm;
 
 #[cfg(test)]
 mod tests;
 
-use berth_model::Timestamp;
+use berth_model::{Bytes, Timestamp};
 use serde::Serialize;
 
 use crate::args::Output;
@@ -95,6 +97,18 @@ fn conditions(conditions: &[ConditionView], style: Style) -> String {
 /// The first letters of a digest, enough to tell images apart.
 fn short_digest(sha256: &str) -> String {
     sha256.chars().take(12).collect()
+}
+
+/// An amount of memory to three digits or so, for tables: `12.3GiB`.
+fn roughly(Bytes(bytes): Bytes) -> String {
+    let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)];
+    match units.into_iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => {
+            let tenths = u128::from(bytes) * 10 / u128::from(unit);
+            format!("{}.{}{name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes}B"),
+    }
 }
 
 fn yes(holds: bool) -> &'static str {

@@ -3,8 +3,10 @@
 use super::table::{Cell, Table, Tone};
 use super::{Style, conditions, dash, fields, indented, moment, pairs, section, short_digest};
 use crate::duration::age;
+use crate::placement::{in_words, tuning_in_words};
 use crate::view::VmView;
 use crate::view::vm::{ObservedView, PagesView, PlacementView, UnplacedView};
+use berth_model::host::ThreadSet;
 use std::fmt::Write as _;
 
 /// The list. The project is shown where more than one may occur.
@@ -93,7 +95,7 @@ pub(crate) fn show(vm: &VmView, style: Style) -> String {
     asked.extend([
         ("CPUs", spec.cpus.to_string()),
         ("Memory", spec.memory.to_string()),
-        ("Performance", spec.performance.clone()),
+        ("Performance", template(&spec.performance)),
         (
             "Image",
             format!("{} (sha256 {}, {})", spec.image, short_digest(&status.image_sha256), status.image_virtual_size),
@@ -102,6 +104,19 @@ pub(crate) fn show(vm: &VmView, style: Style) -> String {
         ("Run strategy", spec.run_strategy.clone()),
         ("User data", if status.has_user_data { "given" } else { "none" }.to_owned()),
     ]);
+
+    if !spec.preference.is_empty() {
+        asked.push(("Preference", spec.preference.clone()));
+    }
+    let tuning = tuning_in_words(&spec.tuning);
+    if !tuning.is_empty() {
+        asked.push(("Tuning", tuning.join(", ")));
+    }
+    asked.extend(spec.devices.iter().map(|device| ("Device", format!("{} of {}", device.count, device.kind.0))));
+    match &spec.rules {
+        Some(rules) => asked.extend(in_words(rules).into_iter().map(|rule| ("Rule", rule))),
+        None => asked.push(("Rule", "there are rules that this program does not understand".to_owned())),
+    }
 
     let mut text = fields(&head);
     text.push_str(&section("Spec", &asked));
@@ -119,7 +134,20 @@ pub(crate) fn show(vm: &VmView, style: Style) -> String {
 }
 
 fn placed(placement: &PlacementView, vm: &VmView, style: Style) -> String {
-    let PlacementView { host_uid, epoch, vcpus, emulator, iothread, memory, overhead, at } = placement;
+    let PlacementView {
+        host_uid,
+        epoch,
+        vcpus,
+        emulator,
+        iothread,
+        dedicated,
+        idle,
+        shared_cpu,
+        devices,
+        memory,
+        overhead,
+        at,
+    } = placement;
     let mut rows = vec![
         ("Host", format!("{} (uid {host_uid}), epoch {epoch}", dash(&vm.status.host))),
         ("Since", moment(*at, style)),
@@ -128,14 +156,41 @@ fn placed(placement: &PlacementView, vm: &VmView, style: Style) -> String {
         rows.push(("Why", why.message.clone()));
     }
     let pins: Vec<_> = vcpus.iter().enumerate().map(|(vcpu, thread)| format!("{vcpu} on thread {thread}")).collect();
-    rows.push(("vCPUs", format!("{}; exclusive", pins.join(", "))));
-    rows.push(("Emulator", format!("threads {}; shared", dash(emulator))));
-    rows.push(("IOThread", format!("threads {}; shared", dash(iothread))));
+    if pins.is_empty() {
+        let (whole, rest) = (shared_cpu / 1000, shared_cpu % 1000);
+        rows.push(("vCPUs", format!("float over the threads that no VM has for itself; {whole}.{rest:03} booked of them")));
+    } else {
+        rows.push(("vCPUs", format!("{}; exclusive", pins.join(", "))));
+    }
+    let own = |threads: &str| if part_of(threads, dedicated) { "its own" } else { "shared" };
+    rows.push(("Emulator", format!("threads {}; {}", dash(emulator), own(emulator))));
+    rows.push(("IOThread", format!("threads {}; {}", dash(iothread), own(iothread))));
+    if !idle.is_empty() {
+        rows.push(("Idle", format!("threads {idle}; kept free beside it")));
+    }
+    rows.extend(devices.iter().map(|device| ("Device", format!("{device}; exclusive"))));
     for PagesView { node, page_size, count } in memory {
         rows.push(("Memory", format!("{count} pages of {page_size} on node {node}; exclusive")));
     }
     rows.push(("Overhead", format!("{overhead} of ordinary memory")));
     section("Placement", &rows)
+}
+
+/// What a template means, in a few words.
+fn template(word: &str) -> String {
+    match word {
+        "high" => "high (CPU threads of its own; guaranteed)".to_owned(),
+        "standard" => "standard (its CPUs float; guaranteed)".to_owned(),
+        "density" => "density (over-subscribed; burstable)".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// Whether these threads are some, and all of the dedicated ones.
+fn part_of(threads: &str, dedicated: &str) -> bool {
+    let set = |text: &str| text.parse::<ThreadSet>().unwrap_or_default();
+    let (threads, dedicated) = (set(threads), set(dedicated));
+    !threads.is_empty() && threads.iter().all(|thread| dedicated.contains(thread))
 }
 
 fn not_placed(unplaced: &UnplacedView, style: Style) -> String {

@@ -7,6 +7,7 @@ use berth_model::{Bytes, Timestamp};
 use berth_proto::v1;
 use serde::Serialize;
 
+use super::room::thread_role;
 use super::{API_VERSION, ConditionView, MetaView, accelerator, amount, page_size, some_amount, time, word};
 
 /// A host.
@@ -22,8 +23,20 @@ pub(crate) struct HostView {
 
 /// What was asked of it.
 #[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct HostSpecView {
     pub(crate) cordoned: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) zone: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) rack: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) groups: Vec<String>,
+    /// As `key=value:effect`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) taints: Vec<String>,
+    pub(crate) cpu_overcommit_percent: u32,
+    pub(crate) memory_overcommit_percent: u32,
 }
 
 /// How it is.
@@ -43,9 +56,48 @@ pub(crate) struct HostStatusView {
     pub(crate) threads: Vec<ThreadView>,
     pub(crate) hugepages: Vec<HugepagesView>,
     pub(crate) ordinary_memory: MemoryView,
+    /// Thousandths of a CPU thread.
+    pub(crate) shared_cpu_booked: u64,
+    /// Thousandths of a CPU thread.
+    pub(crate) shared_cpu_total: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) devices: Vec<DeviceView>,
     pub(crate) images: Vec<HostImageView>,
     pub(crate) orphans: Vec<OrphanView>,
+    /// Placements that were ended without its word.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) evictions: Vec<EvictionView>,
     pub(crate) conditions: Vec<ConditionView>,
+}
+
+/// A PCI device for VMs.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DeviceView {
+    pub(crate) address: String,
+    pub(crate) kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) iommu_group: Option<u32>,
+    /// Of which device it is a virtual function.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) physical: String,
+    /// Whose it is, as `project/name`; empty if free.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) vm: String,
+}
+
+/// A placement that was ended without the host's word.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct EvictionView {
+    pub(crate) vm: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) called: String,
+    pub(crate) epoch: u64,
+    pub(crate) threads: String,
+    pub(crate) with_disk: bool,
 }
 
 /// What runs guest code there.
@@ -69,6 +121,13 @@ pub(crate) enum ThreadUse {
         vm: String,
         /// Which of its virtual CPUs.
         vcpu: u32,
+    },
+    /// A VM's in another way: `dedicated` to QEMU's threads, `idle` beside it, or `held` by what the cluster did not place.
+    Taken {
+        /// `project/name`; may be empty.
+        vm: String,
+        /// Which way.
+        how: String,
     },
     /// For the host itself.
     Reserved,
@@ -147,7 +206,7 @@ impl HostView {
         (
             self.status.threads.len(),
             count(|used| matches!(used, ThreadUse::Reserved)),
-            count(|used| matches!(used, ThreadUse::Booked { .. })),
+            count(|used| matches!(used, ThreadUse::Booked { .. } | ThreadUse::Taken { .. })),
             count(|used| matches!(used, ThreadUse::Free)),
         )
     }
@@ -168,9 +227,24 @@ impl From<v1::Host> for HostView {
             orphans,
             r#use: used,
             holdings: _,
+            zone,
+            rack,
+            groups,
+            taints,
+            overcommit,
+            evictions,
         } = wire;
-        let v1::Inventory { topology, reserve, memory: _, hugepages: _, accelerator: report, versions, overlap } =
-            inventory.unwrap_or_default();
+        let v1::Inventory {
+            topology,
+            reserve,
+            memory: _,
+            hugepages: _,
+            accelerator: report,
+            versions,
+            overlap,
+            devices: pci,
+        } = inventory.unwrap_or_default();
+        let v1::Overcommit { cpu_percent, memory_percent } = overcommit.unwrap_or_default();
         let v1::HostUse {
             threads_total: _,
             threads_reserved: _,
@@ -180,13 +254,25 @@ impl From<v1::Host> for HostView {
             ordinary_bytes_total,
             ordinary_bytes_booked,
             vms,
+            shared_cpu_booked,
+            shared_cpu_total,
+            devices_total: _,
+            devices: given,
         } = used.unwrap_or_default();
         let v1::AcceleratorReport { accelerator: kind, failed_step, detail } = report.unwrap_or_default();
         Self {
             api_version: API_VERSION,
             kind: "Host",
             metadata: meta.into(),
-            spec: HostSpecView { cordoned },
+            spec: HostSpecView {
+                cordoned,
+                zone,
+                rack,
+                groups,
+                taints: taints.into_iter().map(taint).collect(),
+                cpu_overcommit_percent: cpu_percent,
+                memory_overcommit_percent: memory_percent,
+            },
             status: HostStatusView {
                 liveness: word::<v1::Liveness>(liveness),
                 liveness_since: Timestamp::from_millis(liveness_since_ms),
@@ -211,10 +297,23 @@ impl From<v1::Host> for HostView {
                     total: Bytes(ordinary_bytes_total),
                     booked: Bytes(ordinary_bytes_booked),
                 },
+                shared_cpu_booked,
+                shared_cpu_total,
+                devices: pci.into_iter().map(|one| device(one, &given)).collect(),
                 images: images.into_iter().map(|(sha256, found)| image(sha256, found)).collect(),
                 orphans: orphans
                     .into_iter()
                     .map(|v1::Orphan { vm, called, running }| OrphanView { vm, called, running })
+                    .collect(),
+                evictions: evictions
+                    .into_iter()
+                    .map(|v1::Eviction { vm, called, incarnation: _, epoch, threads, with_disk }| EvictionView {
+                        vm,
+                        called,
+                        epoch,
+                        threads,
+                        with_disk,
+                    })
                     .collect(),
                 conditions: conditions.into_iter().map(Into::into).collect(),
             },
@@ -222,17 +321,32 @@ impl From<v1::Host> for HostView {
     }
 }
 
+fn taint(wire: v1::Taint) -> String {
+    let effect = word::<v1::TaintEffect>(wire.effect);
+    let v1::Taint { key, value, effect: _ } = wire;
+    if value.is_empty() { format!("{key}:{effect}") } else { format!("{key}={value}:{effect}") }
+}
+
+fn device(wire: v1::PciDevice, given: &[v1::BookedDevice]) -> DeviceView {
+    let v1::PciDevice { address, kind, node, iommu_group, physical } = wire;
+    let holder = given.iter().find(|one| one.device == address);
+    let vm = holder.map(|one| if one.called.is_empty() { one.vm.clone() } else { one.called.clone() });
+    DeviceView { address, kind, node, iommu_group, physical, vm: vm.unwrap_or_default() }
+}
+
 /// A booked thread is shown as booked even if it is also reserved: that is the surprising fact.
 fn threads(topology: v1::Topology, reserve: &str, booked: Vec<v1::BookedThread>) -> Vec<ThreadView> {
     let reserve: ThreadSet = reserve.parse().unwrap_or_default();
-    let mut holders: BTreeMap<u32, (String, u32)> =
-        booked.into_iter().map(|held| (held.thread, (held.called, held.vcpu))).collect();
+    let mut holders: BTreeMap<u32, v1::BookedThread> = booked.into_iter().map(|held| (held.thread, held)).collect();
     topology
         .threads
         .into_iter()
-        .map(|v1::Thread { id, core, socket, node }| {
+        .map(|v1::Thread { id, core, socket, node, cache: _ }| {
             let used = match holders.remove(&id) {
-                Some((vm, vcpu)) => ThreadUse::Booked { vm, vcpu },
+                Some(held) if matches!(held.role(), v1::ThreadRole::Vcpu | v1::ThreadRole::Unspecified) => {
+                    ThreadUse::Booked { vm: held.called, vcpu: held.vcpu }
+                }
+                Some(held) => ThreadUse::Taken { how: thread_role(held.role), vm: held.called },
                 None if reserve.contains(ThreadId(id)) => ThreadUse::Reserved,
                 None => ThreadUse::Free,
             };

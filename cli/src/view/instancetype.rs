@@ -14,6 +14,7 @@ pub(crate) struct InstanceTypeView {
     kind: &'static str,
     pub(crate) metadata: MetaView,
     pub(crate) spec: InstanceTypeSpecView,
+    pub(crate) built_in: bool,
 }
 
 /// Its size.
@@ -26,12 +27,13 @@ pub(crate) struct InstanceTypeSpecView {
 
 impl From<v1::InstanceType> for InstanceTypeView {
     fn from(wire: v1::InstanceType) -> Self {
-        let v1::InstanceType { meta, cpus, memory_bytes } = wire;
+        let v1::InstanceType { meta, cpus, memory_bytes, built_in } = wire;
         Self {
             api_version: API_VERSION,
             kind: "InstanceType",
             metadata: meta.into(),
             spec: InstanceTypeSpecView { cpus, memory: Bytes(memory_bytes) },
+            built_in,
         }
     }
 }

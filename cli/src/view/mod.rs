@@ -9,6 +9,8 @@ pub(crate) mod host;
 pub(crate) mod image;
 pub(crate) mod instancetype;
 pub(crate) mod meta;
+pub(crate) mod preference;
+pub(crate) mod room;
 pub(crate) mod vm;
 
 use berth_model::{Bytes, Timestamp};
@@ -21,6 +23,7 @@ pub(crate) use host::HostView;
 pub(crate) use image::ImageView;
 pub(crate) use instancetype::InstanceTypeView;
 pub(crate) use meta::MetaView;
+pub(crate) use preference::PreferenceView;
 pub(crate) use vm::VmView;
 
 /// The version of the shapes printed by `--output json|yaml`.
@@ -93,6 +96,7 @@ wire_enums! {
     Liveness = "LIVENESS_";
     MemberRole = "MEMBER_ROLE_";
     ObjectKind = "OBJECT_KIND_";
+    TaintEffect = "TAINT_EFFECT_";
 }
 
 /// The name of an enum's value in UpperCamelCase; a value that this program does not know stays a number.
@@ -109,6 +113,8 @@ pub(crate) fn word<E: WireEnum>(number: i32) -> String {
 pub(crate) fn performance(number: i32) -> String {
     match v1::Performance::try_from(number) {
         Ok(v1::Performance::High) => "high".into(),
+        Ok(v1::Performance::Standard) => "standard".into(),
+        Ok(v1::Performance::Density) => "density".into(),
         Ok(v1::Performance::Unspecified) => String::new(),
         Err(_) => format!("value{number}"),
     }

@@ -4,6 +4,8 @@ use berth_model::{Bytes, Timestamp};
 use berth_proto::v1;
 use serde::Serialize;
 
+use crate::placement::{Device, RulesText, Tuning};
+
 use super::{API_VERSION, ConditionView, MetaView, accelerator, amount, page_size, performance, time, word};
 
 /// A VM.
@@ -27,10 +29,23 @@ pub(crate) struct SpecView {
     #[serde(serialize_with = "amount")]
     pub(crate) memory: Bytes,
     pub(crate) performance: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) preference: String,
+    pub(crate) tuning: Tuning,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) devices: Vec<Device>,
+    /// None if this program does not understand them.
+    #[serde(skip_serializing_if = "none_asked")]
+    pub(crate) rules: Option<RulesText>,
     pub(crate) image: String,
     #[serde(serialize_with = "amount")]
     pub(crate) disk_size: Bytes,
     pub(crate) run_strategy: String,
+}
+
+#[expect(clippy::ref_option, reason = "serde passes references")]
+fn none_asked(rules: &Option<RulesText>) -> bool {
+    *rules == Some(RulesText::default())
 }
 
 /// How it is.
@@ -67,6 +82,14 @@ pub(crate) struct PlacementView {
     pub(crate) vcpus: Vec<u32>,
     pub(crate) emulator: String,
     pub(crate) iothread: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) dedicated: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) idle: String,
+    /// Thousandths of a CPU thread.
+    pub(crate) shared_cpu: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) devices: Vec<String>,
     pub(crate) memory: Vec<PagesView>,
     #[serde(serialize_with = "amount")]
     pub(crate) overhead: Bytes,
@@ -142,6 +165,10 @@ impl From<v1::Vm> for VmView {
             has_user_data,
             image_sha256,
             image_virtual_size_bytes,
+            preference,
+            tuning,
+            devices,
+            rules,
         } = spec.unwrap_or_default();
         let v1::VmStatus { phase, message, host, host_name, conditions, accelerator: kind } =
             status.unwrap_or_default();
@@ -154,6 +181,10 @@ impl From<v1::Vm> for VmView {
                 cpus: cpus.unwrap_or_default(),
                 memory: Bytes(memory_bytes.unwrap_or_default()),
                 performance: performance(template),
+                preference,
+                tuning: Tuning::read(tuning.unwrap_or_default()),
+                devices: devices.into_iter().filter_map(Device::read).collect(),
+                rules: rules.map_or_else(|| Some(RulesText::default()), RulesText::read),
                 image,
                 disk_size: Bytes(disk_size_bytes.unwrap_or_default()),
                 run_strategy: word::<v1::RunStrategy>(run_strategy),
@@ -178,13 +209,30 @@ impl From<v1::Vm> for VmView {
 
 impl From<v1::Assignment> for PlacementView {
     fn from(wire: v1::Assignment) -> Self {
-        let v1::Assignment { host, epoch, vcpus, emulator, iothread, memory, overhead_bytes, at_ms } = wire;
+        let v1::Assignment {
+            host,
+            epoch,
+            vcpus,
+            emulator,
+            iothread,
+            memory,
+            overhead_bytes,
+            at_ms,
+            dedicated,
+            idle,
+            shared_cpu,
+            devices,
+        } = wire;
         Self {
             host_uid: host,
             epoch,
             vcpus,
             emulator,
             iothread,
+            dedicated,
+            idle,
+            shared_cpu,
+            devices,
             memory: memory
                 .into_iter()
                 .map(|v1::NodePages { node, page, count }| PagesView { node, page_size: page_size(page), count })

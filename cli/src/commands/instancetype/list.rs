@@ -1,9 +1,9 @@
 //! `berth instancetype list`.
 
 use berth_proto::v1;
-use berth_proto::v1::instance_type_service_client::InstanceTypeServiceClient;
 
 use super::super::Session;
+use super::service;
 use crate::client::Effect;
 use crate::exit::ExitStatus;
 use crate::failure::Failure;
@@ -16,7 +16,7 @@ pub(in crate::commands) async fn run(mut session: Session<'_>) -> Result<ExitSta
     let answer = session
         .client
         .ask(&Effect::Read, question, |channel, question| async move {
-            InstanceTypeServiceClient::new(channel).list_instance_types(question).await
+            service(channel).list_instance_types(question).await
         })
         .await?;
     let types = answer.instance_types.into_iter().map(InstanceTypeView::from).collect();

@@ -7,12 +7,16 @@ use std::path::Path;
 use berth_model::vm::VmSpec;
 use berth_proto::v1;
 
-use super::super::{Session, Writing};
+use super::super::{Session, Writing, given};
 use super::{sentence, service, settle};
+use crate::args::placement::Placement;
 use crate::args::vm::{Create, Spec};
+use crate::client::Effect;
 use crate::exit::ExitStatus;
 use crate::failure::Failure;
 use crate::manifest;
+use crate::render;
+use crate::view::room::ExplanationView;
 use crate::view::{ListView, VmView};
 use crate::wait::{self, Goal};
 
@@ -22,36 +26,38 @@ pub(in crate::commands) fn requests(create: &Create, project: &str) -> Result<Ve
         (Some(file), _) => manifest::read(file, project),
         (None, name) => {
             let name = name.clone().expect("the arguments require a name or a file");
-            Ok(vec![request(name, project, &create.spec)?])
+            Ok(vec![request(name, project, &create.spec, &create.placement)?])
         }
     }
 }
 
-fn request(name: String, project: &str, spec: &Spec) -> Result<v1::CreateVmRequest, Failure> {
-    let Spec { image, instancetype, cpus, memory, performance, disk_size, user_data, labels, annotations, halted } =
-        spec;
-    let performance = match performance.as_deref() {
-        Some("high") => v1::Performance::High,
-        _ => v1::Performance::Unspecified,
-    };
+fn request(
+    name: String,
+    project: &str,
+    spec: &Spec,
+    placement: &Placement,
+) -> Result<v1::CreateVmRequest, Failure> {
+    let Spec { image, instancetype, cpus, memory, disk_size, user_data, labels, annotations, halted } = spec;
     let run_strategy = if *halted { v1::RunStrategy::Halted } else { v1::RunStrategy::Unspecified };
+    let mut asked = v1::VmSpec {
+        instance_type: instancetype.clone().unwrap_or_default(),
+        cpus: *cpus,
+        memory_bytes: memory.map(|memory| memory.0),
+        image: image.clone().unwrap_or_default(),
+        disk_size_bytes: disk_size.map(|size| size.0),
+        run_strategy: run_strategy.into(),
+        user_data: user_data.as_deref().map(read_user_data).transpose()?,
+        ..v1::VmSpec::default()
+    };
+    placement.put_into(&mut asked);
     Ok(v1::CreateVmRequest {
         write: None,
         project: project.to_owned(),
         name,
         labels: labels.iter().cloned().collect(),
         annotations: annotations.iter().cloned().collect(),
-        spec: Some(v1::VmSpec {
-            instance_type: instancetype.clone().unwrap_or_default(),
-            cpus: *cpus,
-            memory_bytes: memory.map(|memory| memory.0),
-            performance: performance.into(),
-            image: image.clone().unwrap_or_default(),
-            disk_size_bytes: disk_size.map(|size| size.0),
-            run_strategy: run_strategy.into(),
-            user_data: user_data.as_deref().map(read_user_data).transpose()?,
-            ..v1::VmSpec::default()
-        }),
+        spec: Some(asked),
+        dry_run: false,
     })
 }
 
@@ -77,6 +83,9 @@ pub(in crate::commands) async fn run(
     create: Create,
     requests: Vec<v1::CreateVmRequest>,
 ) -> Result<ExitStatus, Failure> {
+    if create.dry_run {
+        return would(session, requests).await;
+    }
     let count = requests.len();
     let mut answers = Vec::with_capacity(count);
     for (at, mut request) in requests.into_iter().enumerate() {
@@ -110,6 +119,31 @@ pub(in crate::commands) async fn run(
         session.print(&ListView::new("VirtualMachine", revision, vms), |_| text)?;
     }
     Ok(ExitStatus::Ok)
+}
+
+/// Asks where each would go. Nothing is created, so each is asked about as if the others were not there.
+async fn would(mut session: Session<'_>, requests: Vec<v1::CreateVmRequest>) -> Result<ExitStatus, Failure> {
+    let mut views = Vec::new();
+    for request in requests {
+        let question = v1::CreateVmRequest { dry_run: true, ..request };
+        let name = question.name.clone();
+        let answer = session
+            .client
+            .ask(&Effect::Read, question, |channel, question| async move { service(channel).create_vm(question).await })
+            .await?;
+        let explanation = given(answer.explanation, "explanation")?;
+        views.push(ExplanationView::new(name, String::new(), explanation, answer.revision));
+    }
+    let all_fit = views.iter().all(|view| !view.chosen.is_empty());
+    if let [view] = views.as_slice() {
+        session.print(view, |style| render::room::explanation(view, style))?;
+    } else {
+        let revision = views.iter().map(|view| view.revision).max().unwrap_or_default();
+        let list = ListView::new("Explanation", revision, views);
+        let text = |style| list.items.iter().map(|view| render::room::explanation(view, style)).collect();
+        session.print(&list, text)?;
+    }
+    Ok(if all_fit { ExitStatus::Ok } else { ExitStatus::Refused })
 }
 
 fn goal(vm: &VmView) -> Goal {

@@ -4,12 +4,14 @@ pub(super) mod adopt;
 pub(super) mod console;
 pub(super) mod create;
 pub(super) mod delete;
+pub(super) mod explain;
 pub(super) mod label;
 pub(super) mod list;
 pub(super) mod restart;
 pub(super) mod show;
 pub(super) mod start;
 pub(super) mod stop;
+pub(super) mod update;
 pub(super) mod watch;
 
 use berth_proto::v1;
