@@ -68,6 +68,12 @@ impl VmService for Scripted {
     async fn update_labels(&self, _: Request<v1::UpdateLabelsRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         Err(Status::unimplemented("this server is only asked to start VMs"))
     }
+    async fn update_vm(&self, _: Request<v1::UpdateVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        Err(Status::unimplemented("this server is only asked to start VMs"))
+    }
+    async fn explain_vm(&self, _: Request<v1::ExplainVmRequest>) -> Result<Response<v1::ExplainVmResponse>, Status> {
+        Err(Status::unimplemented("this server is only asked to start VMs"))
+    }
     async fn delete_vm(&self, _: Request<v1::DeleteVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         Err(Status::unimplemented("this server is only asked to start VMs"))
     }

@@ -7,6 +7,8 @@ use berth_proto::v1;
 use insta::assert_snapshot;
 
 use super::{Style, cluster, host, image, instancetype, output, vm};
+
+mod room;
 use crate::args::Output;
 use crate::view::cluster::MemberView;
 use crate::view::{ClusterView, HostView, ImageView, InstanceTypeView, ListView, VmView};
@@ -71,6 +73,7 @@ fn running() -> v1::Vm {
             memory: vec![v1::NodePages { node: 0, page: v1::PageSize::PageSize2m.into(), count: 128 }],
             overhead_bytes: 112 << 20,
             at_ms: NOW - 170_000,
+            ..v1::Assignment::default()
         }),
         unplaced: None,
         observed: Some(v1::Observed {
@@ -126,7 +129,7 @@ fn pending() -> v1::Vm {
 }
 
 fn one_host() -> v1::Host {
-    let thread = |id, core| v1::Thread { id, core, socket: 0, node: 0 };
+    let thread = |id, core| v1::Thread { id, core, socket: 0, node: 0, cache: 0 };
     v1::Host {
         meta: Some(meta("h1", "h0st00000000000000uid")),
         address: "10.88.0.21:7443".into(),
@@ -162,8 +165,8 @@ fn one_host() -> v1::Host {
         holdings: Vec::new(),
         r#use: Some(v1::HostUse {
             booked: vec![
-                v1::BookedThread { thread: 2, vm: "x".into(), called: "default/web-1".into(), vcpu: 0 },
-                v1::BookedThread { thread: 3, vm: "x".into(), called: "default/web-1".into(), vcpu: 1 },
+                v1::BookedThread { thread: 2, vm: "x".into(), called: "default/web-1".into(), vcpu: 0, role: 1 },
+                v1::BookedThread { thread: 3, vm: "x".into(), called: "default/web-1".into(), vcpu: 1, role: 1 },
             ],
             hugepages: vec![v1::HugepageUse {
                 node: 0,
@@ -439,10 +442,10 @@ fn images_and_instance_types_are_listed() {
       h1    verified
       h2    refused: its digest is another
     ");
-    let size = v1::InstanceType { meta: Some(meta("standard-2", "t")), cpus: 2, memory_bytes: 8 << 30 };
+    let size = v1::InstanceType { meta: Some(meta("standard-2", "t")), cpus: 2, memory_bytes: 8 << 30, built_in: true };
     assert_snapshot!(instancetype::list(&[InstanceTypeView::from(size)], style()), @r"
-    NAME        CPUS  MEMORY
-    standard-2  2     8GiB
+    NAME        CPUS  MEMORY  BUILT IN
+    standard-2  2     8GiB    yes
     ");
 }
 
