@@ -103,10 +103,10 @@ fn phases(part: Part, minutes: u32, seed: u64) -> Vec<Phase> {
             Phase::new(
                 "10,000 damaged stores",
                 Program::Cargo,
-                "nextest run -p berth-raft --run-ignored all --no-capture damage",
+                "nextest run --workspace --no-capture -E test(=store::tests::corruption::a_thousand_corruptions_are_without_effect_or_refused)",
             )
-            .with("BERTH_DAMAGE_ROUNDS", 10_000)
-            .with("BERTH_DAMAGE_SEED", seed),
+            .with("BERTH_CORRUPTIONS", 10_000)
+            .with("BERTH_CORRUPTIONS_FROM", seed),
             Phase::new(
                 "1,000 simulated clusters",
                 Program::Ours("raftsim"),
@@ -185,8 +185,8 @@ mod tests {
 
     #[test]
     fn a_phase_says_how_it_is_run_alone() {
-        let phase = Phase::new("damage", Program::Cargo, "nextest run").with("BERTH_DAMAGE_SEED", 7);
-        assert!(phase.alone().starts_with("alone: BERTH_DAMAGE_SEED=7 "), "{}", phase.alone());
+        let phase = Phase::new("damage", Program::Cargo, "nextest run").with("BERTH_CORRUPTIONS_FROM", 7);
+        assert!(phase.alone().starts_with("alone: BERTH_CORRUPTIONS_FROM=7 "), "{}", phase.alone());
         assert!(phase.alone().ends_with(" nextest run"), "{}", phase.alone());
     }
 }

@@ -166,6 +166,7 @@ impl Daemon {
             reserve: [].into_iter().collect(),
             memory: vec![],
             hugepages: vec![],
+            devices: vec![],
             accelerator: AcceleratorReport { accelerator: Accelerator::Tcg, failed_step: None, detail: None },
             versions: vec![],
             overlap: false,

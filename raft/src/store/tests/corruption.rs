@@ -24,7 +24,7 @@ use crate::error::OpenError;
 use crate::snapshot::SnapshotStore;
 use crate::types::{LogEntry, LogId, SnapshotMeta, Vote};
 
-/// How many corruptions are tried.
+/// How many corruptions are tried, unless `BERTH_CORRUPTIONS` says otherwise; from seed `BERTH_CORRUPTIONS_FROM` on.
 const CORRUPTIONS: u64 = 1000;
 
 /// Stores that are corrupted; the even ones were closed, the odd ones killed.
@@ -410,8 +410,10 @@ fn run(scratch: &Path, mut next: u64, end: u64) -> Vec<(u64, String)> {
 #[test]
 fn a_thousand_corruptions_are_without_effect_or_refused() {
     let scratch = tempfile::tempdir().unwrap();
-    let only: Option<u64> = std::env::var("BERTH_CORRUPTION_SEED").ok().map(|seed| seed.parse().unwrap());
-    let (first, end) = only.map_or((0, CORRUPTIONS), |seed| (seed, seed + 1));
+    let told = |key| std::env::var(key).ok().map(|number| number.parse::<u64>().unwrap());
+    let only = told("BERTH_CORRUPTION_SEED");
+    let (from, count) = (told("BERTH_CORRUPTIONS_FROM").unwrap_or(0), told("BERTH_CORRUPTIONS").unwrap_or(CORRUPTIONS));
+    let (first, end) = only.map_or((from, from + count), |seed| (seed, seed + 1));
     let path = scratch.path();
     let verdicts = std::thread::scope(|scope| {
         let middle = first.midpoint(end);
