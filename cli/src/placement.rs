@@ -176,6 +176,11 @@ impl From<&Tuning> for v1::Tuning {
 }
 
 impl Tuning {
+    /// Whether nothing is wished.
+    pub(crate) fn is_silent(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Of a server's words; what this program does not know is left out.
     pub(crate) fn read(wire: v1::Tuning) -> Self {
         let PreferenceSpec { cpu_shape, pages, smt, numa, dedicated_emulator, dedicated_iothreads } =

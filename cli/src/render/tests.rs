@@ -218,7 +218,7 @@ fn a_running_vm_shows_its_threads_and_pages() {
     Spec
       CPUs:          2
       Memory:        256MiB
-      Performance:   high
+      Performance:   high (CPU threads of its own; guaranteed)
       Image:         tiny (sha256 001122334455, 64MiB)
       Disk:          64MiB
       Run strategy:  Always
@@ -263,7 +263,7 @@ fn a_pending_vm_shows_why_each_host_refused() {
     Spec
       CPUs:          2
       Memory:        256MiB
-      Performance:   high
+      Performance:   high (CPU threads of its own; guaranteed)
       Image:         tiny (sha256 001122334455, 64MiB)
       Disk:          64MiB
       Run strategy:  Always

@@ -31,6 +31,7 @@ pub(crate) struct SpecView {
     pub(crate) performance: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) preference: String,
+    #[serde(skip_serializing_if = "Tuning::is_silent")]
     pub(crate) tuning: Tuning,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) devices: Vec<Device>,

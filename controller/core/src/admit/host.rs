@@ -201,3 +201,6 @@ pub fn remove_host(view: &Cluster, target: &HostTarget, never_returns: bool) -> 
     let host: HostUid = find_host(view, target)?.uid();
     Ok(Body::RemoveHost { host, never_returns, expect: target.expect() })
 }
+
+#[cfg(test)]
+mod tests;

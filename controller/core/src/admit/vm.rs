@@ -271,3 +271,6 @@ fn rule_anew(asked: &BTreeSet<&str>, to: &Rules, rules: &mut Rules) {
         rules.priority = priority;
     }
 }
+
+#[cfg(test)]
+mod tests;
