@@ -160,3 +160,6 @@ pub fn rule(refusal: &Refusal) -> String {
     shown.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default().to_owned()
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -292,3 +292,6 @@ fn node_to_wire(node: &NodeRoom) -> v1::NodeRoom {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,3 +53,20 @@ fn a_page_begins_behind_the_last_object_of_the_one_before() {
         assert!(page_start(wrong).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn a_rule_that_cannot_be_understood_is_refused_by_its_field() {
+    let refused = |spec: v1::VmSpec| {
+        let status = create_request(request(Some(spec))).unwrap_err();
+        assert_eq!(status.metadata().get("berth-code").unwrap(), "BE-1007");
+        status.message().to_owned()
+    };
+    let spread = v1::Spread { domain: Some(v1::Domain { kind: 9, label: String::new() }), ..v1::Spread::default() };
+    let rules = Some(v1::Rules { spread: vec![spread], ..v1::Rules::default() });
+    let expected = "spec.rules.spread[0].domain.kind: has the unknown value 9";
+    assert_eq!(refused(v1::VmSpec { rules, ..spec() }), expected);
+    let tuning = Some(v1::Tuning { smt: 7, ..v1::Tuning::default() });
+    assert_eq!(refused(v1::VmSpec { tuning, ..spec() }), "spec.tuning.smt: has the unknown value 7");
+    let devices = vec![v1::DeviceDemand { kind: "gpu".into(), count: 1 }];
+    assert!(refused(v1::VmSpec { devices, ..spec() }).starts_with("spec.devices[0].kind: \"gpu\" is not"));
+}
