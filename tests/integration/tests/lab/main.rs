@@ -11,6 +11,7 @@ mod images;
 mod machines;
 mod members;
 mod moves;
+mod placement;
 mod refusals;
 mod vms;
 
