@@ -390,7 +390,11 @@ pub(crate) fn in_words(rules: &RulesText) -> Vec<String> {
         lines.push(format!("on hosts with {}", any.join(", or ")));
     }
     lines.extend(host_group.iter().map(|group| format!("on hosts of the group {group}")));
-    lines.extend(host_wishes.iter().map(|WishText { weight, hosts }| format!("better on hosts with {} (weight {weight})", hosts.0)));
+    lines.extend(
+        host_wishes
+            .iter()
+            .map(|WishText { weight, hosts }| format!("better on hosts with {} (weight {weight})", hosts.0)),
+    );
     for TolerationText { key, value, effect } in tolerations {
         let key = key.as_deref().unwrap_or("every taint");
         let value = value.as_ref().map(|value| format!("={value}")).unwrap_or_default();
@@ -446,7 +450,9 @@ mod tests {
 
     #[test]
     fn a_rule_that_is_misspelt_is_refused() {
-        for wrong in ["host: [gpu]", "hosts: ['a=b,']", "spread: [{ vms: a, domain: zone, maxSkew: -1 }]", "priority: 1.5"] {
+        for wrong in
+            ["host: [gpu]", "hosts: ['a=b,']", "spread: [{ vms: a, domain: zone, maxSkew: -1 }]", "priority: 1.5"]
+        {
             assert!(serde_saphyr::from_str::<RulesText>(wrong).is_err(), "{wrong}");
         }
     }

@@ -111,13 +111,8 @@ fn parse_term(term: &str) -> Option<Requirement> {
             _ => None,
         };
     }
-    let pairs = [
-        ("!=", Operator::NotIn),
-        ("==", Operator::In),
-        ("=", Operator::In),
-        (">", Operator::Gt),
-        ("<", Operator::Lt),
-    ];
+    let pairs =
+        [("!=", Operator::NotIn), ("==", Operator::In), ("=", Operator::In), (">", Operator::Gt), ("<", Operator::Lt)];
     for (sign, operator) in pairs {
         if let Some((name, value)) = term.split_once(sign) {
             return made(name, operator, BTreeSet::from([word(value)?]));

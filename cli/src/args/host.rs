@@ -136,7 +136,8 @@ fn taint(text: &str) -> Result<TaintChange, String> {
         };
     }
     let (marked, effect) = split_effect(text)?;
-    let effect = effect.ok_or_else(|| format!("{text:?} names no effect; write KEY[=VALUE]:NoSchedule or :PreferNoSchedule"))?;
+    let effect =
+        effect.ok_or_else(|| format!("{text:?} names no effect; write KEY[=VALUE]:NoSchedule or :PreferNoSchedule"))?;
     let (key, value) = marked.split_once('=').unwrap_or((marked, ""));
     if key.is_empty() {
         return Err(format!("{text:?} names no key"));

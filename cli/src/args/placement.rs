@@ -1,8 +1,8 @@
 //! Arguments that say how a VM gets its resources and where it may run.
 
+use berth_model::Name;
 use berth_model::host::PciKind;
 use berth_model::placement::{Domain, Selector};
-use berth_model::Name;
 use berth_proto::v1;
 use clap::{Args, ValueEnum};
 
@@ -149,8 +149,9 @@ fn device(text: &str) -> Result<Device, String> {
         Some((kind, count)) => (kind, number("count", count)?),
         None => (text, 1),
     };
-    let kind: PciKind =
-        kind.parse().map_err(|_| format!("{kind:?} is not maker:product as 'lspci -n' prints it, such as 10de:2204"))?;
+    let kind: PciKind = kind
+        .parse()
+        .map_err(|_| format!("{kind:?} is not maker:product as 'lspci -n' prints it, such as 10de:2204"))?;
     Ok(Device { kind: AsText(kind), count })
 }
 
@@ -228,9 +229,28 @@ mod tests {
     #[test]
     fn each_rule_has_a_flag() {
         let placement = parsed(&[
-            "--on-hosts", "gpu,zone in (a,b)", "--on-hosts", "!old", "--prefer-hosts", "80:ssd", "--host-group", "prod",
-            "--tolerate", "gpu=a100:NoSchedule", "--tolerate", "*", "--near", "zone:app=db", "--apart",
-            "soft:50:host:app=web", "--spread", "zone:1:app=web", "--spread", "rack:2:soft:", "--priority", "-7",
+            "--on-hosts",
+            "gpu,zone in (a,b)",
+            "--on-hosts",
+            "!old",
+            "--prefer-hosts",
+            "80:ssd",
+            "--host-group",
+            "prod",
+            "--tolerate",
+            "gpu=a100:NoSchedule",
+            "--tolerate",
+            "*",
+            "--near",
+            "zone:app=db",
+            "--apart",
+            "soft:50:host:app=web",
+            "--spread",
+            "zone:1:app=web",
+            "--spread",
+            "rack:2:soft:",
+            "--priority",
+            "-7",
         ])
         .unwrap();
         insta::assert_snapshot!(in_words(&placement.rules()).join("\n"), @r"
@@ -252,9 +272,25 @@ mod tests {
     #[test]
     fn each_wish_has_a_flag() {
         let placement = parsed(&[
-            "--performance", "high-performance", "--preference", "sockets-advantage", "--pages", "never", "--smt",
-            "isolate", "--numa", "single", "--dedicated-emulator", "--dedicated-iothreads", "2", "--cpu-shape",
-            "sockets", "--device", "10de:2204=2", "--device", "8086:1572",
+            "--performance",
+            "high-performance",
+            "--preference",
+            "sockets-advantage",
+            "--pages",
+            "never",
+            "--smt",
+            "isolate",
+            "--numa",
+            "single",
+            "--dedicated-emulator",
+            "--dedicated-iothreads",
+            "2",
+            "--cpu-shape",
+            "sockets",
+            "--device",
+            "10de:2204=2",
+            "--device",
+            "8086:1572",
         ])
         .unwrap();
         let mut spec = v1::VmSpec::default();

@@ -142,7 +142,9 @@ pub(crate) async fn run(args: Args, printer: &mut Printer) -> Result<ExitStatus,
                 HostVerb::ConfirmDead { host: named, yes_i_am_sure } => {
                     host::confirm_dead::run(session, named, yes_i_am_sure).await
                 }
-                HostVerb::Remove { host: named, never_returns } => host::remove::run(session, named, never_returns).await,
+                HostVerb::Remove { host: named, never_returns } => {
+                    host::remove::run(session, named, never_returns).await
+                }
                 HostVerb::Orphans => host::orphans::run(session).await,
                 HostVerb::RemoveOrphan { host, uid, yes, request_id } => {
                     host::orphans::remove(session, host, uid, yes, request_id).await

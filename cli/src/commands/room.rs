@@ -61,13 +61,14 @@ async fn survival(mut session: Session<'_>, host: String) -> Result<ExitStatus, 
 /// Moves that would help.
 pub(super) async fn proposals(mut session: Session<'_>) -> Result<ExitStatus, Failure> {
     let question = v1::ListProposalsRequest { consistency: session.consistency() };
-    let answer =
-        session
-            .client
-            .ask(&Effect::Read, question, |channel, question| async move {
-                service(channel).list_proposals(question).await
-            })
-            .await?;
+    let answer = session
+        .client
+        .ask(
+            &Effect::Read,
+            question,
+            |channel, question| async move { service(channel).list_proposals(question).await },
+        )
+        .await?;
     let moves: Vec<_> = answer.proposals.into_iter().map(ProposalView::from).collect();
     if moves.is_empty() && session.global.output == Output::Table {
         session.printer.note("no move is known that would make the cluster better");

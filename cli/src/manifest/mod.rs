@@ -19,8 +19,8 @@ use std::path::Path;
 
 use berth_model::{Bytes, Name};
 use berth_proto::v1;
-use serde::de::{self, Deserializer, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 
 use crate::failure::Failure;
 use crate::placement::{Device, RulesText, Template, Tuning};

@@ -218,7 +218,12 @@ pub(crate) fn changed(host: &HostView) -> String {
     let place = [("zone", &spec.zone), ("rack", &spec.rack)];
     words.extend(place.into_iter().filter(|(_, name)| !name.is_empty()).map(|(what, name)| format!("{what} {name}")));
     let lists = [("groups", &spec.groups), ("taints", &spec.taints)];
-    words.extend(lists.into_iter().filter(|(_, list)| !list.is_empty()).map(|(what, list)| format!("{what} {}", list.join(", "))));
+    words.extend(
+        lists
+            .into_iter()
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(what, list)| format!("{what} {}", list.join(", "))),
+    );
     if !metadata.labels.is_empty() {
         words.push(format!("labels {}", pairs(&metadata.labels)));
     }

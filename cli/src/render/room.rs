@@ -16,7 +16,9 @@ pub(crate) fn explanation(view: &ExplanationView, style: Style) -> String {
         ("", "") => format!("none of {looked_at} hosts can take {vm}\n"),
         ("", chosen) => format!("{vm} would be placed on {chosen}\n"),
         (held, "") => format!("{vm} has its berth on {held}; placed anew, no host could take it\n"),
-        (held, chosen) if held == chosen => format!("{vm} has its berth on {held}; placed anew, it would be there again\n"),
+        (held, chosen) if held == chosen => {
+            format!("{vm} has its berth on {held}; placed anew, it would be there again\n")
+        }
         (held, chosen) => format!("{vm} has its berth on {held}; placed anew, it would be on {chosen}\n"),
     };
     if !smallest_change.is_empty() {
@@ -138,12 +140,23 @@ pub(crate) fn hosts(rooms: &[HostRoomView], style: Style) -> String {
     if rooms.is_empty() {
         return String::new();
     }
-    let mut table =
-        Table::new(["NAME", "VMS", "THREADS FREE", "SHARED CPU", "HUGEPAGES FREE", "MEMORY FREE", "SCATTERED", "TAKES"]);
+    let mut table = Table::new([
+        "NAME",
+        "VMS",
+        "THREADS FREE",
+        "SHARED CPU",
+        "HUGEPAGES FREE",
+        "MEMORY FREE",
+        "SCATTERED",
+        "TAKES",
+    ]);
     for room in rooms {
         let total: u32 = room.nodes.iter().map(|node| node.threads_total).sum();
         let free: u32 = room.nodes.iter().map(NodeRoomView::threads_free).sum();
-        let pages: Vec<_> = huge(room).into_iter().map(|(size, total, booked)| format!("{}/{total} of {size}", total - booked)).collect();
+        let pages: Vec<_> = huge(room)
+            .into_iter()
+            .map(|(size, total, booked)| format!("{}/{total} of {size}", total - booked))
+            .collect();
         let takes = if room.takes { Cell::toned("yes", Tone::Good) } else { Cell::toned(&room.why_not, Tone::Waiting) };
         table.row([
             Cell::plain(&room.host),
@@ -185,7 +198,10 @@ pub(crate) fn host(room: &HostRoomView) -> String {
         ("Shared CPU", format!("{} threads promised to VMs whose CPUs float", shared(room))),
         ("Memory", format!("{} booked of {}", room.ordinary_memory_booked, room.ordinary_memory_total)),
         ("PCI devices", format!("{} booked of {}", room.devices_booked, room.devices_total)),
-        ("Scattered", format!("{} % of the free threads are not on the node that has most of them", room.scattered_percent)),
+        (
+            "Scattered",
+            format!("{} % of the free threads are not on the node that has most of them", room.scattered_percent),
+        ),
     ]);
     for node in &room.nodes {
         let _ = write!(text, "\n{}", self::node(node));
@@ -210,7 +226,13 @@ fn node(node: &NodeRoomView) -> String {
     );
     for pages in &node.pages {
         let free = pages.total.saturating_sub(pages.booked);
-        let _ = writeln!(text, "  {:<4} pages  {} {free} free of {}", pages.page_size, bar(pages.booked, pages.total), pages.total);
+        let _ = writeln!(
+            text,
+            "  {:<4} pages  {} {free} free of {}",
+            pages.page_size,
+            bar(pages.booked, pages.total),
+            pages.total
+        );
     }
     text
 }
@@ -243,7 +265,8 @@ fn picture(threads: &[&ThreadRoomView]) -> String {
         let numbers: Vec<u32> = cache.iter().map(|thread| thread.thread).collect();
         let first = numbers.iter().min().copied().unwrap_or_default();
         for (row, cores) in cores.chunks(CORES).enumerate() {
-            let label = if row == 0 { format!("cache {:<3} from thread {first:<4}", cache[0].cache) } else { " ".repeat(26) };
+            let label =
+                if row == 0 { format!("cache {:<3} from thread {first:<4}", cache[0].cache) } else { " ".repeat(26) };
             let cores: Vec<_> = cores.iter().map(|core| format!("[{core}]")).collect();
             let _ = writeln!(text, "{label} {}", cores.join(" "));
         }

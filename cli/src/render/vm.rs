@@ -158,7 +158,10 @@ fn placed(placement: &PlacementView, vm: &VmView, style: Style) -> String {
     let pins: Vec<_> = vcpus.iter().enumerate().map(|(vcpu, thread)| format!("{vcpu} on thread {thread}")).collect();
     if pins.is_empty() {
         let (whole, rest) = (shared_cpu / 1000, shared_cpu % 1000);
-        rows.push(("vCPUs", format!("float over the threads that no VM has for itself; {whole}.{rest:03} booked of them")));
+        rows.push((
+            "vCPUs",
+            format!("float over the threads that no VM has for itself; {whole}.{rest:03} booked of them"),
+        ));
     } else {
         rows.push(("vCPUs", format!("{}; exclusive", pins.join(", "))));
     }

@@ -258,10 +258,10 @@ impl From<v1::HostRoomInDetail> for HostRoomView {
             devices_booked,
             scattered_percent,
         } = wire;
-        let page =
-            |v1::PageRoom { page, total, booked }| PageRoomView { page_size: page_size(page), total, booked };
+        let page = |v1::PageRoom { page, total, booked }| PageRoomView { page_size: page_size(page), total, booked };
         let node = |node: v1::NodeRoom| {
-            let v1::NodeRoom { node, threads_total, threads_reserved, threads_booked, threads_on_free_cores, pages } = node;
+            let v1::NodeRoom { node, threads_total, threads_reserved, threads_booked, threads_on_free_cores, pages } =
+                node;
             let pages = pages.into_iter().map(page).collect();
             NodeRoomView { node, threads_total, threads_reserved, threads_booked, threads_on_free_cores, pages }
         };

@@ -10,9 +10,7 @@ use berth_model::{Actor, Meta, RequestId, Revision, VmUid};
 use berth_state::requests::Verdict;
 use berth_state::{Applied, Batch, Body, Cluster, Command, Outcome, Rejection};
 
-use crate::admit::{
-    self, CreateImage, CreateVm, HostTarget, OrphanTarget, Target, UpdateHost, UpdateLabels, UpdateVm,
-};
+use crate::admit::{self, CreateImage, CreateVm, HostTarget, OrphanTarget, Target, UpdateHost, UpdateLabels, UpdateVm};
 use crate::error::{Error, Kind};
 use crate::ports::{Consensus, ConsensusError, Environment, Leadership, Seal};
 use crate::publish::Views;

@@ -28,17 +28,13 @@ const MOST: u64 = 100_000;
 
 /// How many more VMs fit that are such as the request says. Its name does not matter, and neither does its image, if none is
 /// named: every host then counts as having it. With the count: if it is none, what each host says.
-pub fn capacity(
-    view: &Arc<Cluster>,
-    request: &CreateVm,
-) -> Result<(Capacity, Option<Explanation>), Error> {
+pub fn capacity(view: &Arc<Cluster>, request: &CreateVm) -> Result<(Capacity, Option<Explanation>), Error> {
     let (project, spec) = admit::wanted(view, request)?;
-    let view = if request.image.is_empty() { Arc::new(with_image_everywhere(view, &spec.image)) } else { Arc::clone(view) };
+    let view =
+        if request.image.is_empty() { Arc::new(with_image_everywhere(view, &spec.image)) } else { Arc::clone(view) };
     let name = Name::default_project();
-    let meta = Meta {
-        labels: request.labels.clone(),
-        ..Meta::new(project, name, Uid::from_bits(u128::MAX), view.last_at)
-    };
+    let meta =
+        Meta { labels: request.labels.clone(), ..Meta::new(project, name, Uid::from_bits(u128::MAX), view.last_at) };
     let vm = Vm::new(meta, spec);
     let mut index = Index::new(&view);
     let found = berth_planner::capacity(&view, &mut index, &vm, MOST);
@@ -159,7 +155,6 @@ pub fn rule(refusal: &Refusal) -> String {
     let shown = format!("{refusal:?}");
     shown.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default().to_owned()
 }
-
 
 #[cfg(test)]
 mod tests;

@@ -54,9 +54,10 @@ fn update_request(request: v1::UpdateHostRequest) -> Result<(HostTarget, UpdateH
         cpu_overcommit_percent,
         memory_overcommit_percent,
     } = request;
-    let set = set_taints.into_iter().enumerate().map(|(at, taint)| {
-        Taint::try_from(taint).map_err(|inner| inner.within(format_args!("set_taints[{at}]")))
-    });
+    let set = set_taints
+        .into_iter()
+        .enumerate()
+        .map(|(at, taint)| Taint::try_from(taint).map_err(|inner| inner.within(format_args!("set_taints[{at}]"))));
     let remove = remove_taints.into_iter().enumerate().map(|(at, v1::TaintKey { key, effect })| {
         Ok((key, taint_effect(effect, &format!("remove_taints[{at}].effect"))?))
     });

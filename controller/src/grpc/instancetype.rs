@@ -40,7 +40,11 @@ impl InstanceTypeService for Service {
             error::status(missing.hint("'berth instancetype list' shows what is there"))
         })?;
         let instance_type = Some(held.as_ref().into());
-        Ok(Response::new(v1::InstanceTypeAnswer { instance_type, revision: view.revision.0, request_id: String::new() }))
+        Ok(Response::new(v1::InstanceTypeAnswer {
+            instance_type,
+            revision: view.revision.0,
+            request_id: String::new(),
+        }))
     }
 
     async fn create_instance_type(

@@ -64,10 +64,11 @@ const FEW: usize = 16;
 fn explanation_to_wire(found: Explanation) -> v1::Explanation {
     let looked_at = number(found.hosts.len());
     let chosen = found.best().map(|best| best.name.to_string()).unwrap_or_default();
-    let smallest_change = found.smallest_change.iter().flatten().map(|change| v1::FieldChange {
-        field: room::field(change).to_owned(),
-        advice: change.to_string(),
-    });
+    let smallest_change = found
+        .smallest_change
+        .iter()
+        .flatten()
+        .map(|change| v1::FieldChange { field: room::field(change).to_owned(), advice: change.to_string() });
     let smallest_change = smallest_change.collect();
     let (mut fit, mut not) = (Vec::new(), Vec::new());
     for (name, word) in found.hosts {
@@ -121,9 +122,10 @@ impl PlacementService for Service {
         let asked = vm::spec_request(spec.ok_or_else(|| error::missing("spec"))?)?;
         let asked = admit::CreateVm { project, labels, ..asked };
         let ((found, why), revision) = self.ask(consistency, move |view| room::capacity(view, &asked)).await?;
-        let refusals = why.into_iter().flat_map(|why| why.hosts).filter_map(|(host, word)| {
-            Some(v1::HostRefusal { host: host.to_string(), why: word.err()?.to_string() })
-        });
+        let refusals = why
+            .into_iter()
+            .flat_map(|why| why.hosts)
+            .filter_map(|(host, word)| Some(v1::HostRefusal { host: host.to_string(), why: word.err()?.to_string() }));
         let hosts = found.hosts.into_iter().filter(|(_, count)| *count > 0);
         Ok(Response::new(v1::GetCapacityResponse {
             count: found.total,
@@ -191,8 +193,7 @@ impl PlacementService for Service {
         request: Request<v1::ListProposalsRequest>,
     ) -> Result<Response<v1::ListProposalsResponse>, Status> {
         let request = request.into_inner();
-        let view =
-            self.shared.control.view(caller::consistency(request.consistency)).await.map_err(error::status)?;
+        let view = self.shared.control.view(caller::consistency(request.consistency)).await.map_err(error::status)?;
         let named = |host| view.hosts.get(&host).map(|host| host.meta.name.to_string()).unwrap_or_default();
         let proposals = view.proposals.iter().filter_map(|held| {
             let vm = view.vms.get(&held.vm)?;

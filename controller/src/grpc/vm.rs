@@ -152,7 +152,6 @@ impl VmService for Service {
     }
 }
 
-
 /// The last object of the page before, as `project/name`.
 fn page_start(token: &str) -> Result<Option<(Name, Name)>, Status> {
     if token.is_empty() {
@@ -214,9 +213,10 @@ pub(super) fn spec_request(spec: v1::VmSpec) -> Result<CreateVm, Status> {
     };
     let malformed = |field: String| move |why: ConvertError| error::malformed(&why.within(field));
     let wishes = tuning.map(PreferenceSpec::try_from).transpose().map_err(malformed("spec.tuning".into()))?;
-    let demands = devices.into_iter().enumerate().map(|(at, demand)| {
-        DeviceDemand::try_from(demand).map_err(malformed(format!("spec.devices[{at}]")))
-    });
+    let demands = devices
+        .into_iter()
+        .enumerate()
+        .map(|(at, demand)| DeviceDemand::try_from(demand).map_err(malformed(format!("spec.devices[{at}]"))));
     let demands = demands.collect::<Result<_, _>>()?;
     let rules = rules.map(Rules::try_from).transpose().map_err(malformed("spec.rules".into()))?;
     Ok(CreateVm {

@@ -16,8 +16,8 @@ use berth_model::session::{
     Welcome,
 };
 use berth_model::vm::{
-    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, NodePages, NumaPolicy, Observed, Performance, Resources,
-    RunStrategy, SmtPolicy, StopReason, Tuning, VmSpec,
+    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, NodePages, NumaPolicy, Observed, Performance,
+    Resources, RunStrategy, SmtPolicy, StopReason, Tuning, VmSpec,
 };
 use berth_model::{
     BootId, Bytes, ClusterId, Condition, ConditionStatus, Epoch, HostUid, Incarnation, Millis, Name, PageSize,
@@ -132,8 +132,12 @@ fn inventory() -> impl Strategy<Value = Inventory> {
 }
 
 fn address() -> impl Strategy<Value = PciAddress> {
-    (any::<u32>(), any::<u8>(), 0..32_u8, 0..8_u8)
-        .prop_map(|(domain, bus, device, function)| PciAddress { domain, bus, device, function })
+    (any::<u32>(), any::<u8>(), 0..32_u8, 0..8_u8).prop_map(|(domain, bus, device, function)| PciAddress {
+        domain,
+        bus,
+        device,
+        function,
+    })
 }
 
 fn kind() -> impl Strategy<Value = PciKind> {
@@ -193,8 +197,11 @@ fn selector() -> impl Strategy<Value = Selector> {
         Just(Operator::Gt),
         Just(Operator::Lt),
     ];
-    let requirement = (text(), operator, btree_set(text(), 0..3))
-        .prop_map(|(key, operator, values)| Requirement { key, operator, values });
+    let requirement = (text(), operator, btree_set(text(), 0..3)).prop_map(|(key, operator, values)| Requirement {
+        key,
+        operator,
+        values,
+    });
     vec(requirement, 0..3).prop_map(Selector)
 }
 
@@ -211,9 +218,8 @@ fn rules() -> impl Strategy<Value = Rules> {
     let affinity = (any::<bool>(), strength, domain(), selector())
         .prop_map(|(anti, strength, domain, vms)| VmAffinity { anti, strength, domain, vms });
     let when = prop_oneof![Just(WhenUnsatisfiable::DoNotSchedule), Just(WhenUnsatisfiable::ScheduleAnyway)];
-    let spread = (domain(), any::<u32>(), when, selector()).prop_map(|(domain, max_skew, when_unsatisfiable, vms)| {
-        Spread { domain, max_skew, when_unsatisfiable, vms }
-    });
+    let spread = (domain(), any::<u32>(), when, selector())
+        .prop_map(|(domain, max_skew, when_unsatisfiable, vms)| Spread { domain, max_skew, when_unsatisfiable, vms });
     (
         vec(selector(), 0..3),
         vec((any::<u32>(), selector()).prop_map(|(weight, hosts)| HostWish { weight, hosts }), 0..3),
@@ -409,16 +415,8 @@ fn resources() -> impl Strategy<Value = Resources> {
         bytes(),
         vec(address(), 0..3),
     )
-        .prop_map(|(vcpus, (dedicated, idle, emulator, iothread), shared_cpu, memory, overhead, devices)| Resources {
-            vcpus,
-            dedicated,
-            idle,
-            emulator,
-            iothread,
-            shared_cpu,
-            memory,
-            overhead,
-            devices,
+        .prop_map(|(vcpus, (dedicated, idle, emulator, iothread), shared_cpu, memory, overhead, devices)| {
+            Resources { vcpus, dedicated, idle, emulator, iothread, shared_cpu, memory, overhead, devices }
         })
 }
 
@@ -580,7 +578,8 @@ fn a_rule_that_is_no_rule_is_refused_by_its_field() {
 
 #[test]
 fn devices_out_of_order_are_refused_because_the_model_searches_them() {
-    let device = |address: &str| v1::PciDevice { address: address.into(), kind: "10de:2204".into(), ..Default::default() };
+    let device =
+        |address: &str| v1::PciDevice { address: address.into(), kind: "10de:2204".into(), ..Default::default() };
     let wire = v1::Inventory {
         topology: Some(v1::Topology::default()),
         accelerator: Some(v1::AcceleratorReport { accelerator: 1, ..Default::default() }),

@@ -25,7 +25,8 @@ impl TryFrom<v1::Tuning> for Tuning {
     type Error = ConvertError;
 
     fn try_from(wire: v1::Tuning) -> Result<Self, ConvertError> {
-        let PreferenceSpec { cpu_shape, pages, smt, numa, dedicated_emulator, dedicated_iothreads } = wire.try_into()?;
+        let PreferenceSpec { cpu_shape, pages, smt, numa, dedicated_emulator, dedicated_iothreads } =
+            wire.try_into()?;
         let missing = |field| move || ConvertError::missing(field);
         Ok(Self {
             pages: pages.ok_or_else(missing("pages"))?,
@@ -84,7 +85,10 @@ impl TryFrom<v1::DeviceDemand> for DeviceDemand {
         let v1::DeviceDemand { kind, count } = wire;
         let kind: PciKind = kind.parse().map_err(|_| {
             let shown: String = kind.chars().take(80).collect();
-            ConvertError::new("kind", format_args!("{shown:?} is not maker:product as 'lspci -n' prints it, such as 10de:2204"))
+            ConvertError::new(
+                "kind",
+                format_args!("{shown:?} is not maker:product as 'lspci -n' prints it, such as 10de:2204"),
+            )
         })?;
         Ok(Self { kind, count })
     }

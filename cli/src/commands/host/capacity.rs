@@ -15,8 +15,7 @@ use crate::view::room::HostRoomView;
 /// Reads what of one host, or of every host, is free.
 pub(in crate::commands) async fn run(mut session: Session<'_>, name: Option<String>) -> Result<ExitStatus, Failure> {
     let one = name.is_some();
-    let question =
-        v1::GetHostCapacityRequest { consistency: session.consistency(), name: name.unwrap_or_default() };
+    let question = v1::GetHostCapacityRequest { consistency: session.consistency(), name: name.unwrap_or_default() };
     let answer =
         session
             .client

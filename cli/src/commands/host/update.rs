@@ -42,7 +42,9 @@ pub(in crate::commands) async fn run(session: Session<'_>, update: Update) -> Re
     for change in taints {
         let effect = |effect| v1::TaintEffect::from(TaintEffect::from(effect)).into();
         match change {
-            TaintChange::Set(key, value, kind) => question.set_taints.push(v1::Taint { key, value, effect: effect(kind) }),
+            TaintChange::Set(key, value, kind) => {
+                question.set_taints.push(v1::Taint { key, value, effect: effect(kind) })
+            }
             TaintChange::Remove(key, kind) => {
                 question.remove_taints.push(v1::TaintKey { key, effect: kind.map_or(0, effect) });
             }
@@ -67,11 +69,7 @@ pub(super) fn writing(host: &Named) -> Writing {
     Writing::new(request_id.as_deref(), expected_uid.clone(), *expected_revision, check)
 }
 
-async fn ask(
-    mut session: Session<'_>,
-    host: Named,
-    question: v1::UpdateHostRequest,
-) -> Result<ExitStatus, Failure> {
+async fn ask(mut session: Session<'_>, host: Named, question: v1::UpdateHostRequest) -> Result<ExitStatus, Failure> {
     let Writing { write, effect } = writing(&host);
     let question = v1::UpdateHostRequest { write: Some(write), name: host.name, ..question };
     let answer = session

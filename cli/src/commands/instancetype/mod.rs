@@ -56,13 +56,14 @@ async fn create(
     let check = format!("berth instancetype show {name}");
     let Writing { write, effect } = Writing::new(request_id.as_deref(), None, None, check);
     let question = v1::CreateInstanceTypeRequest { write: Some(write), name, cpus, memory_bytes: memory.0 };
-    let answer =
-        session
-            .client
-            .ask(&effect, question, |channel, question| async move {
-                service(channel).create_instance_type(question).await
-            })
-            .await?;
+    let answer = session
+        .client
+        .ask(
+            &effect,
+            question,
+            |channel, question| async move { service(channel).create_instance_type(question).await },
+        )
+        .await?;
     let held = InstanceTypeView::from(given(answer.instance_type, "instance type")?);
     session.print(&held, |_| {
         format!("{} is an instance type now: {} CPUs, {}\n", held.metadata.name, held.spec.cpus, held.spec.memory)
@@ -77,9 +78,11 @@ async fn delete(mut session: Session<'_>, forget: Forget) -> Result<ExitStatus, 
     let question = v1::DeleteInstanceTypeRequest { write: Some(write), name: name.clone() };
     session
         .client
-        .ask(&effect, question, |channel, question| async move {
-            service(channel).delete_instance_type(question).await
-        })
+        .ask(
+            &effect,
+            question,
+            |channel, question| async move { service(channel).delete_instance_type(question).await },
+        )
         .await?;
     if session.global.output == Output::Table {
         session.printer.data(&format!("{name} is no longer an instance type; VMs made with it stay as they are\n"))?;

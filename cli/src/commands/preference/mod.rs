@@ -45,13 +45,14 @@ async fn list(mut session: Session<'_>) -> Result<ExitStatus, Failure> {
 
 async fn show(mut session: Session<'_>, name: String) -> Result<ExitStatus, Failure> {
     let question = v1::GetPreferenceRequest { consistency: session.consistency(), name };
-    let answer =
-        session
-            .client
-            .ask(&Effect::Read, question, |channel, question| async move {
-                service(channel).get_preference(question).await
-            })
-            .await?;
+    let answer = session
+        .client
+        .ask(
+            &Effect::Read,
+            question,
+            |channel, question| async move { service(channel).get_preference(question).await },
+        )
+        .await?;
     let held = PreferenceView::from(given(answer.preference, "preference")?);
     session.print(&held, |style| render::preference::show(&held, style))?;
     Ok(ExitStatus::Ok)
@@ -67,13 +68,10 @@ async fn create(
     let Writing { write, effect } = Writing::new(request_id.as_deref(), None, None, check);
     let tuning = Some((&wishes.tuning()).into());
     let question = v1::CreatePreferenceRequest { write: Some(write), name, tuning };
-    let answer =
-        session
-            .client
-            .ask(&effect, question, |channel, question| async move {
-                service(channel).create_preference(question).await
-            })
-            .await?;
+    let answer = session
+        .client
+        .ask(&effect, question, |channel, question| async move { service(channel).create_preference(question).await })
+        .await?;
     let held = PreferenceView::from(given(answer.preference, "preference")?);
     session.print(&held, |_| format!("{} is a preference now\n", held.metadata.name))?;
     Ok(ExitStatus::Ok)

@@ -31,12 +31,7 @@ pub(in crate::commands) fn requests(create: &Create, project: &str) -> Result<Ve
     }
 }
 
-fn request(
-    name: String,
-    project: &str,
-    spec: &Spec,
-    placement: &Placement,
-) -> Result<v1::CreateVmRequest, Failure> {
+fn request(name: String, project: &str, spec: &Spec, placement: &Placement) -> Result<v1::CreateVmRequest, Failure> {
     let Spec { image, instancetype, cpus, memory, disk_size, user_data, labels, annotations, halted } = spec;
     let run_strategy = if *halted { v1::RunStrategy::Halted } else { v1::RunStrategy::Unspecified };
     let mut asked = v1::VmSpec {

@@ -9,13 +9,7 @@ use super::{name, shown, spec};
 use crate::error::{Error, Kind};
 
 /// Admits an instance type.
-pub fn create_instance_type(
-    view: &Cluster,
-    called: &str,
-    cpus: u32,
-    memory: u64,
-    random: u128,
-) -> Result<Body, Error> {
+pub fn create_instance_type(view: &Cluster, called: &str, cpus: u32, memory: u64, random: u128) -> Result<Body, Error> {
     let name = name("instance type name", called)?;
     let memory = Bytes(memory);
     spec::within_limits(cpus, memory)?;

@@ -102,7 +102,8 @@ pub fn update_host(view: &Cluster, target: &HostTarget, request: &UpdateHost) ->
 
 fn check_removed(request: &UpdateHost) -> Result<(), Error> {
     let UpdateHost { set_labels, remove_labels, .. } = request;
-    let refuse = |why: String| Err(Error::invalid("BE-1013", why).hint("'berth host show' shows which labels are there"));
+    let refuse =
+        |why: String| Err(Error::invalid("BE-1013", why).hint("'berth host show' shows which labels are there"));
     if remove_labels.len() > Meta::MOST_LABELS {
         let most = Meta::MOST_LABELS;
         return refuse(format!("labels: {} keys are to be removed, at most {most} can be", remove_labels.len()));
@@ -156,9 +157,13 @@ fn groups(held: &HostSpec, request: &UpdateHost) -> Result<Option<BTreeSet<Name>
     }
     let most = HostSpec::MOST;
     if add_groups.len() > most || remove_groups.len() > most {
-        return Err(invalid(format!("groups: at most {most} can be changed at once"), "change them in several requests"));
+        return Err(invalid(
+            format!("groups: at most {most} can be changed at once"),
+            "change them in several requests",
+        ));
     }
-    let parsed = |groups: &[String]| groups.iter().map(|group| name("group", group)).collect::<Result<BTreeSet<_>, _>>();
+    let parsed =
+        |groups: &[String]| groups.iter().map(|group| name("group", group)).collect::<Result<BTreeSet<_>, _>>();
     let (add, remove) = (parsed(add_groups)?, parsed(remove_groups)?);
     if let Some(both) = add.intersection(&remove).next() {
         return Err(invalid(format!("groups: {both:?} is to be added and to be removed"), "say one of the two"));
@@ -189,7 +194,8 @@ fn overcommit(held: Overcommit, request: &UpdateHost) -> Result<Option<Overcommi
 pub fn confirm_dead(view: &Cluster, target: &HostTarget, name_again: &str) -> Result<Body, Error> {
     let host = find_host(view, target)?;
     if target.name != name_again {
-        let message = format!("the host's name is {:?} the first time and {:?} the second", target.name, shown(name_again));
+        let message =
+            format!("the host's name is {:?} the first time and {:?} the second", target.name, shown(name_again));
         return Err(Error::invalid("BE-1021", message)
             .hint("give the same name twice; a host that lives and is said to be dead has its VMs run twice"));
     }

@@ -6,9 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::placement::{
-    Domain, Operator, Requirement, Rules, Selector, Strength, VmAffinity, WhenUnsatisfiable,
-};
+use berth_model::placement::{Domain, Operator, Requirement, Rules, Selector, Strength, VmAffinity, WhenUnsatisfiable};
 use berth_state::Cluster;
 
 use super::{is_key, shown, word};
@@ -38,7 +36,10 @@ pub(super) fn check(rules: &Rules) -> Result<(), Error> {
     ];
     for (field, count) in counts {
         if count > Rules::MOST {
-            return Err(invalid(&format!("rules.{field}"), format!("{count} are given, at most {} are allowed", Rules::MOST)));
+            return Err(invalid(
+                &format!("rules.{field}"),
+                format!("{count} are given, at most {} are allowed", Rules::MOST),
+            ));
         }
     }
     for (at, hosts) in hosts.iter().enumerate() {
@@ -96,8 +97,12 @@ pub(super) fn check_against(view: &Cluster, rules: &Rules) -> Result<(), Error> 
             Domain::Label(key) => (format!("the label {key:?}"), format!("--label {key}=VALUE")),
             Domain::Host | Domain::Rack | Domain::Zone => (format!("a {domain}"), format!("--{domain} NAME")),
         };
-        Error::new(Kind::Precondition, "BE-3004", format!("{field}: no host has {what}, so no host could ever meet this"))
-            .hint(format!("give hosts theirs with 'berth host update HOST {how}' first"))
+        Error::new(
+            Kind::Precondition,
+            "BE-3004",
+            format!("{field}: no host has {what}, so no host could ever meet this"),
+        )
+        .hint(format!("give hosts theirs with 'berth host update HOST {how}' first"))
     };
     for (at, spread) in rules.spread.iter().enumerate() {
         if spread.when_unsatisfiable == WhenUnsatisfiable::DoNotSchedule && !exists(&spread.domain) {
@@ -233,7 +238,10 @@ fn opposites(affinity: &[VmAffinity]) -> Result<(), Error> {
     for (at, near) in required(false) {
         let same = |other: &VmAffinity| other.domain == near.domain && set(&other.vms) == set(&near.vms);
         if let Some((other, _)) = required(true).find(|(_, away)| same(away)) {
-            let why = format!("it must be near to and, by rules.affinity[{other}], away from the same VMs within one {}", near.domain);
+            let why = format!(
+                "it must be near to and, by rules.affinity[{other}], away from the same VMs within one {}",
+                near.domain
+            );
             return Err(contradiction(&format!("rules.affinity[{at}]"), why));
         }
     }
@@ -246,7 +254,8 @@ fn set(selector: &Selector) -> BTreeSet<&Requirement> {
 
 fn bytes(rules: &Rules) -> usize {
     let selectors = rules.hosts.iter().chain(rules.host_wishes.iter().map(|wish| &wish.hosts));
-    let selectors = selectors.chain(rules.affinity.iter().map(|one| &one.vms)).chain(rules.spread.iter().map(|one| &one.vms));
+    let selectors =
+        selectors.chain(rules.affinity.iter().map(|one| &one.vms)).chain(rules.spread.iter().map(|one| &one.vms));
     let of_selectors: usize = selectors
         .flat_map(|selector| &selector.0)
         .map(|one| one.key.len() + one.values.iter().map(String::len).sum::<usize>())

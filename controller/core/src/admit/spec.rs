@@ -67,8 +67,9 @@ pub(super) fn performance(word: &str) -> Result<Performance, Error> {
         "" | "high" | "high-performance" => Ok(Performance::High),
         "standard" => Ok(Performance::Standard),
         "density" | "high-density" => Ok(Performance::Density),
-        other => Err(Error::invalid("BE-1007", format!("performance {:?} is not known", shown(other)))
-            .hint("the templates are 'high' (CPU threads of its own, hugepages), 'standard' and 'density' (over-subscribed)")),
+        other => Err(Error::invalid("BE-1007", format!("performance {:?} is not known", shown(other))).hint(
+            "the templates are 'high' (CPU threads of its own, hugepages), 'standard' and 'density' (over-subscribed)",
+        )),
     }
 }
 
@@ -114,8 +115,11 @@ pub(super) fn tuning(
     };
     if asked.dedicated_iothreads > Tuning::MOST_IOTHREADS {
         let (count, most) = (asked.dedicated_iothreads, Tuning::MOST_IOTHREADS);
-        return Err(Error::invalid("BE-1015", format!("tuning.dedicated_iothreads is {count}; at most {most} are possible"))
-            .hint("one for each busy disk is plenty"));
+        return Err(Error::invalid(
+            "BE-1015",
+            format!("tuning.dedicated_iothreads is {count}; at most {most} are possible"),
+        )
+        .hint("one for each busy disk is plenty"));
     }
     if let Some((field, value)) = only_pinned(&asked).filter(|_| !performance.is_pinned()) {
         let whose = preference.filter(|_| !of_its_own(field, wishes)).map(|(name, _)| format!(" (preference {name})"));
@@ -162,7 +166,10 @@ pub(super) fn devices(devices: &[DeviceDemand], performance: Performance) -> Res
     let refuse = |why: String, advice: &str| Err(Error::invalid("BE-1016", why).hint(advice));
     let most = VmSpec::MOST_DEVICES;
     if devices.len() > most as usize {
-        return refuse(format!("devices: {} kinds are given, at most {most} are allowed", devices.len()), "ask for less");
+        return refuse(
+            format!("devices: {} kinds are given, at most {most} are allowed", devices.len()),
+            "ask for less",
+        );
     }
     let mut sum = 0_u32;
     for (at, demand) in devices.iter().enumerate() {

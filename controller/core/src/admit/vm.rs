@@ -90,8 +90,7 @@ pub fn create_vm(view: &Cluster, request: &CreateVm, random: u128, seal: &dyn Se
 pub(crate) fn wanted(view: &Cluster, request: &CreateVm) -> Result<(Name, VmSpec), Error> {
     let project = project(&request.project)?;
     labels("labels", &request.labels, 63)?;
-    let image =
-        if request.image.is_empty() { crate::room::no_image() } else { spec::image(view, &request.image)? };
+    let image = if request.image.is_empty() { crate::room::no_image() } else { spec::image(view, &request.image)? };
     Ok((project, asked(view, request, image)?))
 }
 

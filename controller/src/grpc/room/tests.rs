@@ -33,14 +33,7 @@ fn hosts_that_fit_come_first_and_the_best_of_them_at_the_top() {
     assert_eq!((wire.looked_at, wire.chosen.as_str()), (3, "h3"));
     assert_eq!((wire.hosts[2].rule.as_str(), wire.hosts[2].why.as_str()), ("Cordoned", "is cordoned"));
     let fields: Vec<_> = wire.hosts[0].score.iter().map(|field| (field.name.as_str(), field.value)).collect();
-    let expected = [
-        ("taints", 0),
-        ("skew", 0),
-        ("unmet", 0),
-        ("nodes", 1),
-        ("caches", 1),
-        ("vms_on_host", 1),
-        ("leftover", 4000),
-    ];
+    let expected =
+        [("taints", 0), ("skew", 0), ("unmet", 0), ("nodes", 1), ("caches", 1), ("vms_on_host", 1), ("leftover", 4000)];
     assert_eq!(fields, expected);
 }

@@ -62,7 +62,11 @@ fn marks_that_make_no_sense_are_refused_with_what_is_wrong() {
     type Change = fn(&mut UpdateHost);
     let table: [(Change, &str, &str); 13] = [
         (|_| {}, "BE-1012", "nothing is said that shall change"),
-        (|ask| drop(ask.set_labels.insert("a b".into(), String::new())), "BE-1013", "labels: \"a b\" is not a valid key"),
+        (
+            |ask| drop(ask.set_labels.insert("a b".into(), String::new())),
+            "BE-1013",
+            "labels: \"a b\" is not a valid key",
+        ),
         (|ask| ask.remove_labels = vec!["?".into()], "BE-1013", "labels: \"?\" is not a valid key"),
         (
             |ask| {
@@ -88,11 +92,7 @@ fn marks_that_make_no_sense_are_refused_with_what_is_wrong() {
             "BE-1020",
             "taints: the value of \"a\" is not a valid label value",
         ),
-        (
-            |ask| ask.set_taints = vec![taint("a", ""), taint("a", "b")],
-            "BE-1020",
-            "taints: \"a\" is to be set twice",
-        ),
+        (|ask| ask.set_taints = vec![taint("a", ""), taint("a", "b")], "BE-1020", "taints: \"a\" is to be set twice"),
         (
             |ask| (ask.set_taints, ask.remove_taints) = (vec![taint("a", "")], vec![("a".into(), None)]),
             "BE-1020",

@@ -44,7 +44,11 @@ fn each_template_has_two_words_or_one_and_its_own_pages() {
         ("high-density", Performance::Density, PageSize::Small),
     ] {
         let spec = admitted(&CreateVm { performance: word.into(), ..wanted("web") });
-        assert_eq!((spec.performance, spec.tuning), (performance, Tuning { pages, ..Tuning::of(performance) }), "{word}");
+        assert_eq!(
+            (spec.performance, spec.tuning),
+            (performance, Tuning { pages, ..Tuning::of(performance) }),
+            "{word}"
+        );
     }
 }
 
@@ -59,7 +63,8 @@ fn a_wish_of_the_vm_goes_before_the_preference_and_both_before_the_template() {
     };
     let body = create_preference(&world.cluster, "fast", theirs, 3).unwrap();
     world.done(body);
-    let own = PreferenceSpec { pages: Some(PageSize::Small), numa: Some(NumaPolicy::Single), ..PreferenceSpec::default() };
+    let own =
+        PreferenceSpec { pages: Some(PageSize::Small), numa: Some(NumaPolicy::Single), ..PreferenceSpec::default() };
     let request = CreateVm { preference: Some("fast".into()), tuning: own, ..wanted("web") };
     let body = create_vm(&world.cluster, &request, 7, &Mirror).unwrap();
     let Body::CreateVm { spec, .. } = body else { panic!("{body:?}") };
@@ -111,8 +116,7 @@ fn a_preference_that_the_template_cannot_give_is_named() {
     let wishes = PreferenceSpec { smt: Some(SmtPolicy::WholeCores), ..PreferenceSpec::default() };
     let body = create_preference(&world.cluster, "cores", wishes, 3).unwrap();
     world.done(body);
-    let request =
-        CreateVm { performance: "standard".into(), preference: Some("cores".into()), ..wanted("web") };
+    let request = CreateVm { performance: "standard".into(), preference: Some("cores".into()), ..wanted("web") };
     let error = create_vm(&world.cluster, &request, 7, &Mirror).unwrap_err();
     assert!(error.message.starts_with("tuning.smt is whole-cores (preference cores)"), "{error}");
     let (code, message) = refusal(&CreateVm { preference: Some("nobody".into()), ..wanted("web") });
