@@ -76,7 +76,7 @@ pub(crate) struct Forget {
 #[derive(Args, Debug)]
 pub(crate) struct Capacity {
     /// Whether every VM could be placed anew if any one host were lost
-    #[arg(long, conflicts_with_all = ["instancetype", "cpus", "memory", "image", "Placement"])]
+    #[arg(long, conflicts_with_all = ["instancetype", "cpus", "memory", "image"])]
     pub(crate) survives: bool,
     /// Only the loss of this host
     #[arg(long, value_name = "NAME", requires = "survives")]

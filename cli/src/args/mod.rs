@@ -212,7 +212,6 @@ mod tests {
         assert!(Args::try_parse_from(["berth", "vm", "create", "-f", "vm.yaml"]).is_ok());
         assert!(Args::try_parse_from(["berth", "vm", "create", "x", "-f", "vm.yaml"]).is_err());
         assert!(Args::try_parse_from(["berth", "vm", "create"]).is_err());
-        assert!(Args::try_parse_from(["berth", "vm", "create", "-f", "vm.yaml", "--spread", "zone:1:a"]).is_err());
         assert!(Args::try_parse_from(["berth", "vm", "create", "x", "--wait", "--no-wait"]).is_err());
     }
 }

@@ -66,7 +66,7 @@ pub(crate) struct Create {
     #[arg(required_unless_present = "file", conflicts_with = "file")]
     pub(crate) name: Option<String>,
     /// Read VMs from a manifest instead; `-` is standard input
-    #[arg(short, long, value_name = "FILE", conflicts_with = "Placement")]
+    #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// What is asked.
     #[command(flatten)]

@@ -21,6 +21,10 @@ pub(super) fn service(channel: Channel) -> PlacementServiceClient<Channel> {
 /// How many more fit, or whether the cluster survives the loss of any one host.
 pub(super) async fn capacity(mut session: Session<'_>, asked: Capacity) -> Result<ExitStatus, Failure> {
     let Capacity { survives, host, instancetype, cpus, memory, image, labels, placement } = asked;
+    if survives && !(placement.fields().is_empty() && labels.is_empty()) {
+        return Err(Failure::usage("whether the cluster survives is asked about the VMs that are there")
+            .hint("leave out what describes other VMs"));
+    }
     if survives {
         return survival(session, host.unwrap_or_default()).await;
     }

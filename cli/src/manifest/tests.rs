@@ -51,7 +51,7 @@ fn an_unknown_field_is_refused_with_its_place_and_the_nearest_known_one() {
     ");
     assert_snapshot!(refusal(&GOOD.replace("cpus:", "gpus_of_a_kind:")), @r"
     error[BE-1007]: vm.yaml:8:3: unknown field `gpus_of_a_kind`
-    hint: known are `instanceType`, `cpus`, `memory`, `performance`, `image`, `diskSize`, `runStrategy`, `userData`
+    hint: known are `instanceType`, `cpus`, `memory`, `performance`, `preference`, `tuning`, `devices`, `rules`, `image`, `diskSize`, `runStrategy`, `userData`
     ");
 }
 
@@ -96,4 +96,27 @@ fn a_file_of_a_hundred_megabytes_is_refused_before_it_is_read() {
 fn a_stream_without_end_is_refused_at_the_limit() {
     let failure = limited("standard input", std::io::repeat(b'a')).unwrap_err();
     assert_eq!(failure.code_text(), Some("BE-1009"));
+}
+
+#[test]
+fn a_manifest_says_how_a_vm_gets_its_resources_and_where_it_may_run() {
+    let text = format!(
+        "{GOOD}  performance: high-performance\n  preference: fast\n  tuning: {{ pages: never, smt: isolate }}\n  \
+         devices: [{{ kind: '10de:2204' }}]\n  rules:\n    hosts: [gpu]\n    spread: [{{ domain: zone, maxSkew: 1, vms: app=web }}]\n"
+    );
+    let spec = parse("vm.yaml", &text, "shop").unwrap().remove(0).spec.unwrap();
+    assert_eq!((spec.performance(), spec.preference.as_str()), (v1::Performance::High, "fast"));
+    assert_eq!(spec.tuning.unwrap().pages(), v1::PageSize::PageSize4k);
+    assert_eq!((spec.devices[0].kind.as_str(), spec.devices[0].count), ("10de:2204", 1));
+    let rules = spec.rules.unwrap();
+    assert_eq!(rules.spread[0].when_unsatisfiable(), v1::WhenUnsatisfiable::DoNotSchedule);
+    assert_eq!(rules.hosts[0].all[0].operator(), v1::Operator::Exists);
+}
+
+#[test]
+fn a_rule_that_is_misspelt_is_refused_with_its_place() {
+    let said = refusal(&format!("{GOOD}  rules: {{ hosts: ['a=b,'] }}\n"));
+    assert!(said.contains("BE-1007") && said.contains("is not a term"), "{said}");
+    let said = refusal(&format!("{GOOD}  rules: {{ spreads: [] }}\n"));
+    assert!(said.contains("unknown field `spreads`") && said.contains("`spread`"), "{said}");
 }

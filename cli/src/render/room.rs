@@ -203,12 +203,13 @@ pub(crate) fn host(room: &HostRoomView) -> String {
             format!("{} % of the free threads are not on the node that has most of them", room.scattered_percent),
         ),
     ]);
+    let letters = letters(&room.threads);
     for node in &room.nodes {
         let _ = write!(text, "\n{}", self::node(node));
         let threads: Vec<_> = room.threads.iter().filter(|thread| thread.node == node.node).collect();
-        text.push_str(&indented(&picture(&threads)));
+        text.push_str(&indented(&picture(&threads, &letters)));
     }
-    let legend = legend(&room.threads);
+    let legend = legend(&room.threads, &letters);
     if !legend.is_empty() {
         let _ = write!(text, "\n{legend}");
     }
@@ -251,16 +252,15 @@ fn bar(booked: u64, total: u64) -> String {
 }
 
 /// A group for each core, a letter for each thread, a row for each last-level cache.
-fn picture(threads: &[&ThreadRoomView]) -> String {
+fn picture(threads: &[&ThreadRoomView], letters: &[(&str, char)]) -> String {
     const CORES: usize = 16;
     let mut order = threads.to_vec();
     order.sort_by_key(|thread| (thread.cache, thread.core, thread.thread));
-    let letters = letters(order.iter().copied());
     let mut text = String::new();
     for cache in order.chunk_by(|a, b| a.cache == b.cache) {
         let cores: Vec<String> = cache
             .chunk_by(|a, b| a.core == b.core)
-            .map(|core| core.iter().map(|thread| cell(thread, &letters)).collect())
+            .map(|core| core.iter().map(|thread| cell(thread, letters)).collect())
             .collect();
         let numbers: Vec<u32> = cache.iter().map(|thread| thread.thread).collect();
         let first = numbers.iter().min().copied().unwrap_or_default();
@@ -274,11 +274,13 @@ fn picture(threads: &[&ThreadRoomView]) -> String {
     text
 }
 
-/// A letter for each VM, in the order of its first thread; beyond 52 VMs letters come again.
-fn letters<'a>(threads: impl Iterator<Item = &'a ThreadRoomView>) -> Vec<(&'a str, char)> {
-    let mut letters: Vec<(&str, char)> = Vec::new();
+/// A letter for each VM, in the order in which they are drawn; beyond 52 VMs letters come again.
+fn letters(threads: &[ThreadRoomView]) -> Vec<(&str, char)> {
+    let mut order: Vec<_> = threads.iter().filter(|thread| !thread.vm.is_empty()).collect();
+    order.sort_by_key(|thread| (thread.node, thread.cache, thread.core, thread.thread));
     let alphabet: Vec<char> = ('a'..='z').chain('A'..='Z').collect();
-    for thread in threads.filter(|thread| !thread.vm.is_empty()) {
+    let mut letters: Vec<(&str, char)> = Vec::new();
+    for thread in order {
         if !letters.iter().any(|(vm, _)| *vm == thread.vm) {
             letters.push((&thread.vm, alphabet[letters.len() % alphabet.len()]));
         }
@@ -296,12 +298,10 @@ fn cell(thread: &ThreadRoomView, letters: &[(&str, char)]) -> char {
     }
 }
 
-fn legend(threads: &[ThreadRoomView]) -> String {
+fn legend(threads: &[ThreadRoomView], letters: &[(&str, char)]) -> String {
     if threads.is_empty() {
         return String::new();
     }
-    let mut order: Vec<_> = threads.iter().collect();
-    order.sort_by_key(|thread| (thread.cache, thread.core, thread.thread));
     let mut text = String::from("a core each [], a thread each letter: . free, # reserved for the host");
     if threads.iter().any(|thread| thread.role == "idle") {
         text.push_str(", - idle beside its VM");
@@ -310,7 +310,7 @@ fn legend(threads: &[ThreadRoomView]) -> String {
         text.push_str(", ? held by what the cluster did not place");
     }
     text.push('\n');
-    for (vm, letter) in letters(order.into_iter()) {
+    for (vm, letter) in letters {
         let _ = writeln!(text, "  {letter} {vm}");
     }
     text

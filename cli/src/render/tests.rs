@@ -493,6 +493,7 @@ fn json_and_yaml_hold_the_same_in_the_words_of_a_manifest() {
           ],
           "emulator": "0-1",
           "iothread": "0-1",
+          "sharedCpu": 0,
           "memory": [
             {
               "node": 0,
@@ -574,6 +575,7 @@ fn json_and_yaml_hold_the_same_in_the_words_of_a_manifest() {
         - 3
         emulator: 0-1
         iothread: 0-1
+        sharedCpu: 0
         memory:
         - node: 0
           pageSize: 2MiB

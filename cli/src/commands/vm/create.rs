@@ -23,6 +23,10 @@ use crate::wait::{self, Goal};
 /// What to ask for, from arguments or manifest.
 pub(in crate::commands) fn requests(create: &Create, project: &str) -> Result<Vec<v1::CreateVmRequest>, Failure> {
     match (&create.file, &create.name) {
+        (Some(_), _) if !create.placement.fields().is_empty() => {
+            Err(Failure::usage("a manifest says itself how its VMs get their resources and where they may run")
+                .hint("say it there, or create the VM without a manifest"))
+        }
         (Some(file), _) => manifest::read(file, project),
         (None, name) => {
             let name = name.clone().expect("the arguments require a name or a file");
@@ -143,4 +147,18 @@ async fn would(mut session: Session<'_>, requests: Vec<v1::CreateVmRequest>) -> 
 
 fn goal(vm: &VmView) -> Goal {
     if vm.spec.run_strategy == "Halted" { Goal::Stopped } else { Goal::Running }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Args, Command, vm::Verb};
+    use clap::Parser as _;
+
+    #[test]
+    fn a_manifest_excludes_rules_and_wishes_on_the_command_line() {
+        let words = ["berth", "vm", "create", "-f", "vm.yaml", "--spread", "zone:1:app=web"];
+        let Command::Vm(Verb::Create(create)) = Args::try_parse_from(words).unwrap().command else { panic!() };
+        assert_eq!(requests(&create, "default").unwrap_err().status(), ExitStatus::Usage);
+    }
 }

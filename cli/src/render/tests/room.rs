@@ -113,7 +113,7 @@ fn proposals_say_from_where_to_where_and_why() {
     };
     assert_snapshot!(room::proposals(&[ProposalView::from(wire)], style()), @r"
     VM             FROM  TO  SINCE  WHY
-    default/web-1  h1    h2  1m     h1 carries 8 VMs, h2 none
+    default/web-1  h1    h2  60s    h1 carries 8 VMs, h2 none
     ");
 }
 
@@ -203,9 +203,9 @@ fn the_room_of_all_hosts_is_a_line_each() {
     };
     let rooms = [HostRoomView::from(one_room()), HostRoomView::from(closed)];
     assert_snapshot!(room::hosts(&rooms, style()), @r"
-    NAME  VMS  THREADS FREE  SHARED CPU  HUGEPAGES FREE     MEMORY FREE  SCATTERED  TAKES
-    h1    2    4/12          1.5 of 4.0  896/1024 of 2MiB   15.0GiB      0 %        yes
-    h2    0    0/0           0.0 of 0.0  -                  0B           0 %        it is cordoned
+    NAME  VMS  THREADS FREE  SHARED CPU  HUGEPAGES FREE    MEMORY FREE  SCATTERED  TAKES
+    h1    2    4/12          1.5 of 4.0  896/1024 of 2MiB  15.0GiB      0 %        yes
+    h2    0    0/0           0.0 of 0.0  -                 0B           0 %        it is cordoned
     ");
 }
 
