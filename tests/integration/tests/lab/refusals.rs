@@ -32,6 +32,21 @@ fn changed(change: impl FnOnce(&mut v1::CreateVmRequest, &mut v1::VmSpec)) -> v1
     request
 }
 
+fn device(kind: &str, count: u32) -> v1::DeviceDemand {
+    v1::DeviceDemand { kind: kind.to_owned(), count }
+}
+
+/// Hosts with all of these labels.
+fn on_hosts(labels: &[(&str, &str)]) -> v1::Rules {
+    let one = |(key, value): &(&str, &str)| v1::Requirement {
+        key: (*key).to_owned(),
+        operator: v1::Operator::In.into(),
+        values: vec![(*value).to_owned()],
+    };
+    let selector = v1::Selector { all: labels.iter().map(one).collect() };
+    v1::Rules { hosts: vec![selector], ..v1::Rules::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_requests_are_refused_with_a_code_and_change_nothing() {
     let world = World::up(0).await;
@@ -91,6 +106,57 @@ async fn bad_requests_are_refused_with_a_code_and_change_nothing() {
             vm(|spec| spec.user_data = Some(vec![0xff, 0xfe])),
             Code::InvalidArgument,
             "BE-1008",
+        ),
+        ("devices of no kind", vm(|spec| spec.devices = vec![device("gpu", 1)]), Code::InvalidArgument, "BE-1007"),
+        (
+            "four billion devices",
+            vm(|spec| spec.devices = vec![device("10de:2204", u32::MAX)]),
+            Code::InvalidArgument,
+            "BE-1016",
+        ),
+        (
+            "more devices than a guest has interrupt vectors for",
+            vm(|spec| {
+                spec.cpus = Some(64);
+                spec.devices = vec![device("10de:2204", 32)];
+            }),
+            Code::InvalidArgument,
+            "BE-1017",
+        ),
+        (
+            "a preference that is not known",
+            vm(|spec| spec.preference = "nobody".to_owned()),
+            Code::InvalidArgument,
+            "BE-1014",
+        ),
+        (
+            "hugepages for a VM that is over-subscribed",
+            vm(|spec| {
+                spec.performance = v1::Performance::Density.into();
+                spec.tuning = Some(v1::Tuning { pages: v1::PageSize::PageSize2m.into(), ..v1::Tuning::default() });
+            }),
+            Code::InvalidArgument,
+            "BE-1015",
+        ),
+        (
+            "an expression of a megabyte",
+            vm(|spec| spec.rules = Some(on_hosts(&[("zone", &"x".repeat(1 << 20))]))),
+            Code::InvalidArgument,
+            "BE-1018",
+        ),
+        (
+            "two zones at once",
+            vm(|spec| spec.rules = Some(on_hosts(&[("zone", "a"), ("zone", "b")]))),
+            Code::InvalidArgument,
+            "BE-1019",
+        ),
+        (
+            "10,000 labels",
+            changed(|request, _| {
+                request.labels = (0..10_000).map(|number| (format!("k{number}"), String::new())).collect();
+            }),
+            Code::InvalidArgument,
+            "BE-1013",
         ),
         ("a field that is only read", vm(|spec| spec.has_user_data = true), Code::InvalidArgument, "BE-1007"),
         ("a run strategy that is not known", vm(|spec| spec.run_strategy = 77), Code::InvalidArgument, "BE-1007"),
