@@ -7,6 +7,7 @@ mod cluster;
 mod failover;
 mod load;
 mod machine;
+mod planner;
 mod raft;
 mod report;
 mod rounds;
@@ -42,6 +43,8 @@ enum Command {
     Load(load::Args),
     /// Our log against etcd's
     Raft(raft::Args),
+    /// How many VMs a second find their berths
+    Planner(planner::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
             Command::KvServer(args) => server::run(&args),
             Command::Load(args) => load::run(&args),
             Command::Raft(args) => raft::run(&args),
+            Command::Planner(args) => planner::run(&args),
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

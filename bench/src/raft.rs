@@ -91,7 +91,7 @@ async fn measure(args: &Args) -> Result<()> {
         kills: args.kills.unwrap_or_else(|| or(30, 3)),
         writes: args.writes.unwrap_or_else(|| or(space::WRITES, 50_000)),
         leader_changes: 0,
-        report: Report::new(args.json),
+        report: Report::of("raft", args.json),
     };
     ensure!(bench.rounds > 0 && bench.seconds > 0.0, "no round, no measurement; ask for at least one of some seconds");
     bench.report.say(etcd_version().await?);

@@ -67,14 +67,16 @@ impl fmt::Display for Series {
 
 /// Where results go: progress and tables to people on standard error, metrics to standard output.
 pub(crate) struct Report {
+    bench: &'static str,
     started: Instant,
     json: bool,
     metrics: Vec<Metric>,
 }
 
 impl Report {
-    pub(crate) fn new(json: bool) -> Self {
-        Self { started: Instant::now(), json, metrics: Vec::new() }
+    /// Of the bench of this name.
+    pub(crate) fn of(bench: &'static str, json: bool) -> Self {
+        Self { bench, started: Instant::now(), json, metrics: Vec::new() }
     }
 
     /// Says what is going on.
@@ -87,7 +89,7 @@ impl Report {
     pub(crate) fn metric(&mut self, name: impl Into<String>, value: f64, unit: &'static str, better: Better) {
         // Three digits behind the point say more than any of these measurements knows.
         let value = (value * 1000.0).round() / 1000.0;
-        self.metrics.push(Metric { bench: "raft", name: name.into(), value, unit, better });
+        self.metrics.push(Metric { bench: self.bench, name: name.into(), value, unit, better });
     }
 
     /// Prints all results: lines of JSON if they were asked for, else a table.
@@ -118,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_metric_is_one_line_of_the_agreed_form() {
-        let mut report = Report::new(true);
+        let mut report = Report::of("raft", true);
         report.metric("writes_per_s_ratio_vs_etcd_clients_64", 1.70004, "ratio", Better::Higher);
         assert_eq!(
             serde_json::to_string(&report.metrics[0]).unwrap(),
