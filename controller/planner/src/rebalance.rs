@@ -13,7 +13,7 @@ use berth_model::{HostUid, Millis, VmUid};
 use berth_state::Cluster;
 
 use crate::choose::{Ask, Candidate, Mode, choose, consider};
-use crate::index::Index;
+use crate::index::{Index, state_of};
 
 /// What would be better, with the figures before and after.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +63,8 @@ pub struct Move {
     pub from: HostUid,
     /// Where it would be.
     pub to: HostUid,
+    /// What it would have there.
+    pub resources: Resources,
     /// What would be better.
     pub gain: Gain,
 }
@@ -78,6 +80,9 @@ pub fn rebalance(view: &Cluster, index: &mut Index, most: usize) -> Vec<Move> {
     index.catch_up(view);
     let mark = index.mark();
     let mut moves = Vec::new();
+    // Loads only rise where VMs come: a host that is no fuller than this loses none for its load.
+    let least_load = (0..index.rows.len()).filter(|row| state_of(&index.rows[*row].host).is_ok()).map(|row| load(index, row)).min();
+    let least_load = least_load.unwrap_or(100);
     for vm in view.vms.values() {
         if moves.len() >= most {
             break;
@@ -85,16 +90,29 @@ pub fn rebalance(view: &Cluster, index: &mut Index, most: usize) -> Vec<Move> {
         let Some(held) = &vm.assignment else { continue };
         let settled = held.at.plus(SETTLED) <= view.last_at;
         let Some(row) = index.row(held.host).filter(|_| settled && !vm.meta.is_deleting()) else { continue };
-        if let Some((to, gain)) = better(index, vm, row, &held.resources) {
-            moves.push(Move { vm: vm.uid(), from: held.host, to: index.rows[to].host.uid(), gain });
+        if !is_promising(index, vm, row, least_load) {
+            continue;
+        }
+        if let Some((to, resources, gain)) = better(index, vm, row, &held.resources) {
+            moves.push(Move { vm: vm.uid(), from: held.host, to: index.rows[to].host.uid(), resources, gain });
         }
     }
     index.take_back(mark);
     moves
 }
 
+/// Whether anything could be better for this VM: most need not be looked at.
+fn is_promising(index: &Index, vm: &Vm, row: usize, least_load: u64) -> bool {
+    let rules = &vm.spec.rules;
+    load(index, row) >= least_load + LOAD_MARGIN
+        || !rules.affinity.is_empty()
+        || !rules.spread.is_empty()
+        || index.guards_against(vm).next().is_some()
+        || vm.assignment.as_ref().is_some_and(|held| spanned(index, row, &held.resources) > 1)
+}
+
 /// The better place for a VM. If there is one the VM is left there on the index, else where it is.
-fn better(index: &mut Index, vm: &Arc<Vm>, row: usize, held: &Resources) -> Option<(usize, Gain)> {
+fn better(index: &mut Index, vm: &Arc<Vm>, row: usize, held: &Resources) -> Option<(usize, Resources, Gain)> {
     let before = load(index, row);
     let spans = spanned(index, row, held);
     let mark = index.mark();
@@ -131,7 +149,7 @@ fn better(index: &mut Index, vm: &Arc<Vm>, row: usize, held: &Resources) -> Opti
     match found {
         Some((to, berth, gain)) => {
             index.try_placing(vm, to, &berth.resources);
-            Some((to, gain))
+            Some((to, berth.resources, gain))
         }
         None => {
             index.take_back(mark);

@@ -89,6 +89,13 @@ impl Judge {
         }
     }
 
+    /// The host is not there any more, nor what it held.
+    pub fn forget_host(&mut self, host: HostUid) {
+        self.hosts.remove(&host);
+        self.there.remove(&host);
+        self.held.remove(&host);
+    }
+
     fn booked(&self, host: HostUid) -> impl Iterator<Item = &Resources> {
         let there = self.there.get(&host).into_iter().flatten().map(|(_, resources)| resources);
         there.chain(self.held.get(&host).into_iter().flatten())

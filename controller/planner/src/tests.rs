@@ -1,5 +1,6 @@
 //! Which host, which threads and pages, in examples; then the laws of every plan.
 
+mod answers;
 mod brute;
 mod laws;
 mod rules;

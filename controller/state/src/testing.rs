@@ -164,3 +164,15 @@ pub fn create_image(called: &str, number: u8) -> Body {
 pub fn delete_vm(vm: VmUid) -> Body {
     Body::DeleteVm { vm, expect: Expect::default() }
 }
+
+/// A state in which one VM is otherwise, its bookings included, by no command.
+pub fn with_vm(view: &Cluster, vm: VmUid, change: impl FnOnce(&mut Vm)) -> Cluster {
+    let mut other = view.clone();
+    let before = std::sync::Arc::clone(&other.vms[&vm]);
+    let mut after = Vm::clone(&before);
+    change(&mut after);
+    let after = std::sync::Arc::new(after);
+    other.vms.insert(vm, std::sync::Arc::clone(&after));
+    other.index_vm(Some(&before), Some(&after));
+    other
+}

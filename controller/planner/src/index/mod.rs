@@ -23,7 +23,7 @@ use imbl::ordmap::DiffItem;
 
 pub(crate) use counts::{Counter, Guard, What};
 pub(crate) use parts::{NOWHERE, Parts};
-pub(crate) use shapes::{Shape, Standing, closed};
+pub(crate) use shapes::{Shape, Standing, closed, state_of};
 
 use crate::Turn;
 use crate::layout::{Brief, Free, Layout};
