@@ -1,5 +1,7 @@
 //! What the leader does unasked: gives a new cluster its identity, plans, and counts who is heard of.
 
+mod review;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use berth_state::{Batch, Body, Cluster, Command, PlanningBasis};
 
 use crate::handle::Control;
 use crate::liveness::Table;
+use review::Review;
 
 /// How often the leader looks at its hosts' heartbeats, and plans even if nothing changed.
 const TICK: Duration = Duration::from_secs(1);
@@ -47,6 +50,7 @@ async fn reign(control: &Control, cluster: ClusterId) {
     control.heard.take();
     let mut table = Table::new(control.environment.uptime());
     let mut planning = Planning::default();
+    let mut review = Review::new();
     let mut views = control.views.cluster.clone();
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -58,6 +62,12 @@ async fn reign(control: &Control, cluster: ClusterId) {
                 Ok(()) => false,
                 Err(_) => return,
             },
+            found = review.found(control) => {
+                if let Some(body) = found {
+                    propose(control, vec![body]).await;
+                }
+                continue;
+            }
             // Some that wait have not had their turn yet.
             () = tokio::task::yield_now(), if planning.is_midway() => false,
         };
