@@ -14,7 +14,7 @@ use berth_host::backend::{Backend, BackendError};
 use berth_host::clock::{BootTime, Now};
 use berth_host::ledger::{Entry, Record};
 use berth_host::session::ConnectionId;
-use berth_host::step::Step;
+use berth_host::step::{self, Step};
 use berth_model::session::ToController;
 use berth_model::{Stamp, Timestamp, VmUid};
 use berth_pki::Credentials;
@@ -269,8 +269,7 @@ impl<B: Backend> Driver<B> {
 
 fn carry_out(backend: &impl Backend, step: &Step, before: Option<BootTime>) -> Outcome {
     let (vm, name) = (step.vm(), step.name());
-    // Law 4: the permission is looked at when the step begins, however long it waited its turn.
-    if before.is_some_and(|before| now().boot >= before) {
+    if step::has_lapsed(before, now().boot) {
         tracing::info!(vm.id = %vm, step = name, "not begun: the permission to start lapsed meanwhile");
         return Outcome::Lapsed;
     }

@@ -6,7 +6,7 @@ use berth_model::host::Eviction;
 use berth_model::session::{Absent, DesiredEntry, Present};
 use berth_model::vm::Vm;
 use berth_model::{HostUid, Incarnation, Stamp, VmUid};
-use berth_state::Cluster;
+use berth_state::{Change, Cluster, Object};
 
 use crate::ports::Seal;
 
@@ -36,6 +36,34 @@ pub fn desired(
         }
     }
     (entries, unopened)
+}
+
+/// The hosts whose desired set may be another one after this change: those that are told of the VM otherwise than before.
+pub fn concerned(change: &Change) -> impl Iterator<Item = HostUid> {
+    let hosts = match &change.object {
+        Object::Vm { before, after } => match (before.as_deref(), after.as_deref()) {
+            (Some(before), Some(after)) if told(before) == told(after) => [None, None],
+            (before, after) => [before.and_then(host_of), after.and_then(host_of)],
+        },
+        // Placements of it that were ended without its word are told as absent until it says that they are.
+        Object::Host { before: Some(before), after: Some(after) } if before.evictions != after.evictions => {
+            [Some(after.uid()), None]
+        }
+        Object::Host { .. } | Object::Image { .. } | Object::InstanceType { .. } | Object::Preference { .. } => {
+            [None, None]
+        }
+    };
+    hosts.into_iter().flatten()
+}
+
+/// What of a VM goes into its host's set. What its host reported of it does not, and that is what changes most.
+fn told(vm: &Vm) -> impl PartialEq {
+    let Vm { meta, spec, restart_count, assignment, unplaced: _, observed: _ } = vm;
+    (&meta.project, &meta.name, meta.is_deleting(), spec, *restart_count, assignment)
+}
+
+fn host_of(vm: &Vm) -> Option<HostUid> {
+    vm.assignment.as_ref().map(|held| held.host)
 }
 
 fn entry(vm: &Vm, incarnation: Incarnation, seal: &dyn Seal) -> Result<DesiredEntry, String> {

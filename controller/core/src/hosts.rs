@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use berth_model::session::{Report, ToController, ToHost, Welcome};
-use berth_model::{Actor, ActorRole, HostUid, Millis};
-use berth_state::{Batch, Body, Command};
+use berth_model::session::{ToController, ToHost};
+use berth_model::{HostUid, Millis};
+use berth_state::Body;
 use tokio::sync::{Notify, mpsc};
 
-use crate::bounds;
 use crate::desired::desired;
-use crate::error::{Error, Kind};
+use crate::error::Error;
 use crate::handle::Control;
-use crate::session::{HostSession, Leading, Refused};
+use crate::reception::{self, Away, REPORTS_WAITING};
+use crate::session::{self, Deed, HostSession};
 
 /// When each host was last heard of by this member, by its own clock, since the leader last asked.
 #[derive(Clone, Debug, Default)]
@@ -54,9 +54,6 @@ impl Sessions {
     }
 }
 
-/// Reports that wait for their commit, at most. A host sends its next report only after the last was acknowledged;
-/// one more may be on its way.
-const REPORTS_WAITING: usize = 2;
 /// How long a host may take to say its first word.
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(10);
 
@@ -75,46 +72,29 @@ impl Control {
         let Ok(Some(ToController::Hello(hello))) = first else {
             return Err(Error::invalid("BE-1012", "a session begins with a Hello"));
         };
-        if let Err(why) = bounds::check_hello(&hello) {
-            send(outbound, ToHost::Refuse { code: "BE-1009".into(), message: why.clone() }).await;
-            return Err(Error::invalid("BE-1009", why));
-        }
         let mut leadership = self.consensus.leadership();
         let lead = leadership.borrow_and_update().clone();
-        let info = self.now_applied().info;
-        let (true, Some(info)) = (lead.here, info) else {
-            send(outbound, ToHost::Redirect { leader: lead.leader_api }).await;
-            return Ok(());
-        };
-        let leading = Leading { cluster: info.id, incarnation: info.incarnation, term: lead.term };
-        let (mut session, welcome) = match HostSession::accept(leading, &hello, proved) {
-            Ok(accepted) => accepted,
-            Err(refused) => {
-                refuse(proved, &refused, outbound).await;
-                return Ok(());
-            }
+        let arrival = match reception::arrive(&hello, proved, &lead, self.now_applied().info) {
+            Ok(arrival) => arrival,
+            Err(away) => return turn_away(proved, away, outbound).await,
         };
         // Law 4: what is sent next was read after this host said Hello.
         if let Err(error) = self.consensus.read_barrier().await {
             send(outbound, ToHost::Redirect { leader: None }).await;
             return Err(error.into());
         }
-        let now = leadership.borrow_and_update().clone();
-        if !now.here || now.term != lead.term {
-            send(outbound, ToHost::Redirect { leader: now.leader_api }).await;
-            return Ok(());
-        }
-        if let Err(refused) = session.check_identity(&self.now_applied()) {
-            refuse(proved, &refused, outbound).await;
-            return Ok(());
-        }
-        if let ToHost::Welcome(Welcome { overrides: Some(higher), term, .. }) = &welcome {
+        if let Some((higher, term)) = arrival.overrides() {
             tracing::warn!(
                 host.name = proved,
                 "the host has heard term {higher} and a majority knows of none above {term}: the controllers' data was put \
                  back; VMs that it does not know run on and are listed as orphans"
             );
         }
+        let now = leadership.borrow_and_update().clone();
+        let (mut session, welcome) = match arrival.enter(&now, &self.now_applied()) {
+            Ok(entered) => entered,
+            Err(away) => return turn_away(proved, away, outbound).await,
+        };
         tracing::info!(host.name = proved, host.id = %session.host(), boot = %hello.boot, "host session begins");
         // The older session ends before this host is told anything that lets it start.
         let superseded = self.sessions.begin(session.host());
@@ -132,20 +112,7 @@ impl Control {
         };
         self.sessions.end(session.host(), &superseded);
         if let Err(error) = &ended {
-            let last_word = match error.kind {
-                // The host did nothing wrong: it may try again at once.
-                Kind::Unavailable | Kind::Exhausted | Kind::Unknown | Kind::Internal => {
-                    ToHost::Redirect { leader: None }
-                }
-                Kind::Invalid
-                | Kind::AlreadyExists
-                | Kind::NotFound
-                | Kind::Conflict
-                | Kind::Precondition
-                | Kind::Denied
-                | Kind::OutOfRange => ToHost::Refuse { code: error.code.into(), message: error.message.clone() },
-            };
-            send(outbound, last_word).await;
+            send(outbound, reception::last_word(error)).await;
         }
         tracing::info!(host.name = proved, host.id = %session.host(), "host session ends");
         ended
@@ -163,7 +130,7 @@ impl Control {
         let (to_fold, mut folding) = mpsc::channel::<(u64, Vec<Body>)>(REPORTS_WAITING);
         let fold = async {
             while let Some((number, bodies)) = folding.recv().await {
-                self.fold(&session_actor(), bodies).await?;
+                self.fold(bodies).await?;
                 send(outbound, ToHost::ReportAck { number }).await;
             }
             Ok::<(), Error>(())
@@ -181,31 +148,18 @@ impl Control {
                     () = bell.notified() => self.send_desired(session, outbound).await,
                     message = inbound.recv() => match message {
                         None => return Ok(()),
-                        Some(ToController::Hello(_)) => {
-                            return Err(Error::invalid("BE-1007", "a second Hello in one session"));
-                        }
-                        Some(ToController::Heartbeat { number }) => {
+                        Some(message) => {
                             self.heard.note(session.host(), self.environment.uptime());
-                            send(outbound, session.heartbeat(number)).await;
-                            // Members come and go so seldom that a look at each heartbeat is soon enough.
+                            match session.hear(message)? {
+                                Deed::Answer(word) => send(outbound, word).await,
+                                Deed::Fold { number, bodies } => {
+                                    if to_fold.try_send((number, bodies)).is_err() {
+                                        return Err(Error::invalid("BE-1009", "more reports than were acknowledged"));
+                                    }
+                                }
+                            }
+                            // Members come and go so seldom that a look at each word is soon enough.
                             self.send_controllers(session, outbound).await;
-                        }
-                        Some(ToController::Report(report)) => {
-                            self.heard.note(session.host(), self.environment.uptime());
-                            let (number, mut report) = (report.number, Report::clone(&report));
-                            bounds::take(&mut report).map_err(|why| Error::invalid("BE-1009", why))?;
-                            let holdings = std::mem::take(&mut report.holdings);
-                            let Some(body) = session.report(report) else {
-                                let message = format!("report {number} is out of turn in its session");
-                                return Err(Error::invalid("BE-1007", message));
-                            };
-                            let mut bodies = vec![body];
-                            if !holdings.is_empty() {
-                                bodies.push(Body::NoteHoldings { host: session.host(), holdings });
-                            }
-                            if to_fold.try_send((number, bodies)).is_err() {
-                                return Err(Error::invalid("BE-1009", "more reports than were acknowledged"));
-                            }
                         }
                     },
                 }
@@ -234,10 +188,8 @@ impl Control {
         }
     }
 
-    async fn fold(&self, actor: &Actor, bodies: Vec<Body>) -> Result<(), Error> {
-        let command = |body| Command { request: None, actor: actor.clone(), body };
-        let batch = Batch { at: self.environment.now(), commands: bodies.into_iter().map(command).collect() };
-        for applied in self.consensus.propose_leading(&batch).await? {
+    async fn fold(&self, bodies: Vec<Body>) -> Result<(), Error> {
+        for applied in self.consensus.propose_leading(&session::batch(bodies, self.environment.now())).await? {
             if let Err(rejection) = applied.result {
                 tracing::warn!("a host's report was not accepted: {rejection}");
                 return Err(rejection.into());
@@ -247,13 +199,16 @@ impl Control {
     }
 }
 
-fn session_actor() -> Actor {
-    Actor { role: ActorRole::Controller, name: "session".into() }
-}
-
-async fn refuse(proved: &str, refused: &Refused, outbound: &mpsc::Sender<ToHost>) {
-    tracing::warn!(host.name = proved, code = refused.code(), "{refused}");
-    send(outbound, ToHost::Refuse { code: refused.code().into(), message: refused.to_string() }).await;
+async fn turn_away(proved: &str, away: Away, outbound: &mpsc::Sender<ToHost>) -> Result<(), Error> {
+    send(outbound, away.word()).await;
+    match away {
+        Away::Elsewhere { .. } => Ok(()),
+        Away::Refused(refused) => {
+            tracing::warn!(host.name = proved, code = refused.code(), "{refused}");
+            Ok(())
+        }
+        Away::Malformed(why) => Err(Error::invalid("BE-1009", why)),
+    }
 }
 
 /// A receiver that is gone ends the session elsewhere.

@@ -1,24 +1,16 @@
-//! What the leader does unasked: gives a new cluster its identity, plans, and counts who is heard of.
+//! Drives a reign: whenever this member leads, feeds [`Reign`] the state and the heartbeats, and proposes what it says.
 
 mod review;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_model::{Actor, ActorRole, ClusterId, Revision};
-use berth_planner::{Budget, Index, Turn};
-use berth_state::{Batch, Body, Cluster, Command, PlanningBasis};
+use berth_model::ClusterId;
+use berth_state::Body;
 
 use crate::handle::Control;
-use crate::liveness::Table;
+use crate::reign::{self, Look, Reign};
 use review::Review;
-
-/// How often the leader looks at its hosts' heartbeats, and plans even if nothing changed.
-const TICK: Duration = Duration::from_secs(1);
-
-/// Commands in one proposal. The longest are reasons of 16 hosts, some kilobytes each in the worst case: this many always
-/// fit into an entry of the log, and a plan that did not fit would be made again for ever.
-const COMMANDS_AT_ONCE: usize = 50;
 
 /// Leads whenever this member is the leader; ends when consensus does.
 pub async fn run(control: Control, cluster: ClusterId) {
@@ -48,11 +40,10 @@ async fn reign(control: &Control, cluster: ClusterId) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     control.heard.take();
-    let mut table = Table::new(control.environment.uptime());
-    let mut planning = Planning::default();
+    let mut reign = Reign::new(cluster, control.environment.uptime());
     let mut review = Review::new();
     let mut views = control.views.cluster.clone();
-    let mut tick = tokio::time::interval(TICK);
+    let mut tick = tokio::time::interval(Duration::from_millis(reign::TICK.0));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let ticked = tokio::select! {
@@ -69,27 +60,14 @@ async fn reign(control: &Control, cluster: ClusterId) {
                 continue;
             }
             // Some that wait have not had their turn yet.
-            () = tokio::task::yield_now(), if planning.is_midway() => false,
+            () = tokio::task::yield_now(), if reign.is_midway() => false,
         };
         let view = Arc::clone(&views.borrow_and_update());
-        if view.info.is_none() {
-            let version = Cluster::NEWEST_VERSION;
-            propose(control, vec![Body::Bootstrap { cluster, version }]).await;
-            continue;
-        }
-        let mut bodies = Vec::new();
-        if ticked {
-            for (host, heard) in control.heard.take() {
-                table.heard(host, heard);
-            }
-            bodies.extend(table.transitions(&view, control.environment.uptime()));
-        }
-        bodies.extend(planning.plan(&view, ticked));
-        while !bodies.is_empty() {
-            let rest = bodies.split_off(bodies.len().min(COMMANDS_AT_ONCE));
-            if !propose(control, std::mem::replace(&mut bodies, rest)).await {
-                // Made anew from what is there, at the next tick.
-                planning.begin_again();
+        let look = ticked.then(|| Look { heard: control.heard.take(), now: control.environment.uptime() });
+        let mut bodies = reign.step(&view, look);
+        while let Some(next) = reign::next_proposal(&mut bodies) {
+            if !propose(control, next).await {
+                reign.not_proposed();
                 tick.reset();
                 break;
             }
@@ -97,62 +75,10 @@ async fn reign(control: &Control, cluster: ClusterId) {
     }
 }
 
-/// Which of the VMs that wait are planned for next. A round looks at each once.
-///
-/// Rounds begin at once when there are other hosts, bookings or waiting VMs, and at the next tick when anything else in the
-/// state moved: most changes concern no placement, and thousands of VMs may wait.
-#[derive(Debug, Default)]
-struct Planning {
-    /// Where the last whole round began.
-    seen: Option<Beginning>,
-    /// Where the present round began, and where it goes on.
-    midway: Option<(Beginning, Turn)>,
-    /// What the planner knows of the cluster from the views before.
-    index: Index,
-}
-
-/// The state with which a round begins.
-#[derive(Debug, Clone)]
-struct Beginning {
-    revision: Revision,
-    basis: PlanningBasis,
-}
-
-impl Planning {
-    /// Forgets which VMs had their turns.
-    fn begin_again(&mut self) {
-        (self.seen, self.midway) = (None, None);
-    }
-
-    fn is_midway(&self) -> bool {
-        self.midway.is_some()
-    }
-
-    fn plan(&mut self, view: &Cluster, ticked: bool) -> Vec<Body> {
-        let is_planned_for =
-            |seen: &Beginning| seen.revision == view.revision || (!ticked && seen.basis.is_that_of(view));
-        if self.midway.is_none() && self.seen.as_ref().is_some_and(is_planned_for) {
-            return Vec::new();
-        }
-        let (began, after) = self.midway.take().map_or_else(
-            || (Beginning { revision: view.revision, basis: view.planning_basis() }, None),
-            |(began, turn)| (began, Some(turn)),
-        );
-        let plan = berth_planner::plan(view, &mut self.index, after, Budget::default());
-        match plan.next {
-            Some(turn) => self.midway = Some((began, turn)),
-            None => self.seen = Some(began),
-        }
-        plan.commands
-    }
-}
-
 /// Proposes what the leader wants; whether it was committed.
 async fn propose(control: &Control, bodies: Vec<Body>) -> bool {
-    let actor = Actor { role: ActorRole::Controller, name: "leader".into() };
     let names: Vec<_> = bodies.iter().map(Body::name).collect();
-    let commands = bodies.into_iter().map(|body| Command { request: None, actor: actor.clone(), body }).collect();
-    match control.consensus.propose_leading(&Batch { at: control.environment.now(), commands }).await {
+    match control.consensus.propose_leading(&reign::batch(bodies, control.environment.now())).await {
         Ok(answers) => {
             for (name, applied) in names.iter().zip(answers) {
                 if let Err(rejection) = applied.result {

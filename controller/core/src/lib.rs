@@ -16,6 +16,8 @@ pub mod leader;
 pub mod liveness;
 pub mod ports;
 pub mod publish;
+pub mod reception;
+pub mod reign;
 pub mod room;
 pub mod selector;
 pub mod session;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use berth_model::HostUid;
-use berth_model::vm::Vm;
-use berth_state::{Change, Cluster, Object};
+use berth_state::{Change, Cluster};
 use tokio::sync::{Notify, watch};
 
+use crate::desired::concerned;
 use crate::window::{self, Window};
 
 /// Who waits for changes of which host's desired set.
@@ -83,16 +83,7 @@ impl Publisher {
         self.cluster.send_replace(Arc::new(cluster.clone()));
         self.window.push(cluster.revision, events);
         for change in changes {
-            match &change.object {
-                Object::Vm { before, after } => {
-                    let hosts = [before, after].map(|vm| vm.as_deref().and_then(host_of));
-                    hosts.into_iter().flatten().for_each(|host| self.bells.ring(host));
-                }
-                Object::Host { before: Some(before), after: Some(after) } if before.evictions != after.evictions => {
-                    self.bells.ring(after.uid());
-                }
-                Object::Host { .. } | Object::Image { .. } | Object::InstanceType { .. } | Object::Preference { .. } => {}
-            }
+            concerned(change).for_each(|host| self.bells.ring(host));
         }
     }
 
@@ -105,10 +96,6 @@ impl Publisher {
         self.window.reset(cluster.revision);
         self.bells.ring_all();
     }
-}
-
-fn host_of(vm: &Vm) -> Option<HostUid> {
-    vm.assignment.as_ref().map(|held| held.host)
 }
 
 #[cfg(test)]

@@ -9,10 +9,12 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::session::{DesiredEntry, Hello, PROTOCOL, Report, ToHost, Welcome};
-use berth_model::{ClusterId, HostUid, Incarnation, Name, Revision, Term, VmUid};
-use berth_state::{Body, Cluster, HostFacts};
+use berth_model::session::{DesiredEntry, Hello, PROTOCOL, Report, ToController, ToHost, Welcome};
+use berth_model::{Actor, ActorRole, ClusterId, HostUid, Incarnation, Name, Revision, Term, Timestamp, VmUid};
+use berth_state::{Batch, Body, Cluster, Command, HostFacts};
 
+use crate::bounds;
+use crate::error::Error;
 use crate::liveness::{HEARTBEAT_EVERY, MAY_START_FOR};
 
 /// Who this leader is, for comparison with what a host believes.
@@ -102,6 +104,27 @@ impl Refused {
             Self::NameTaken { .. } => "BE-2001",
         }
     }
+}
+
+/// What a host's word asks of the driver.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Deed {
+    /// Send this.
+    Answer(ToHost),
+    /// Have these carried out, in the order in which they were asked for, and acknowledge the report once they are.
+    Fold {
+        /// Of the report.
+        number: u64,
+        /// To be proposed as one entry.
+        bodies: Vec<Body>,
+    },
+}
+
+/// What a session wants, as an entry of the log.
+pub fn batch(bodies: Vec<Body>, at: Timestamp) -> Batch {
+    let actor = Actor { role: ActorRole::Controller, name: "session".into() };
+    let commands = bodies.into_iter().map(|body| Command { request: None, actor: actor.clone(), body }).collect();
+    Batch { at, commands }
 }
 
 /// The controller's end of one host's session.
@@ -214,6 +237,26 @@ impl HostSession {
         }
         self.last_report = report.number;
         Some(Body::ReportHost { facts: self.facts.clone(), report: Box::new(report) })
+    }
+
+    /// A word arrived: what to do about it. An error ends the session, and the host is told why.
+    pub fn hear(&mut self, message: ToController) -> Result<Deed, Error> {
+        match message {
+            ToController::Hello(_) => Err(Error::invalid("BE-1007", "a second Hello in one session")),
+            ToController::Heartbeat { number } => Ok(Deed::Answer(self.heartbeat(number))),
+            ToController::Report(report) => {
+                let (number, mut report) = (report.number, *report);
+                bounds::take(&mut report).map_err(|why| Error::invalid("BE-1009", why))?;
+                let holdings = std::mem::take(&mut report.holdings);
+                let out_of_turn =
+                    || Error::invalid("BE-1007", format!("report {number} is out of turn in its session"));
+                let mut bodies = vec![self.report(report).ok_or_else(out_of_turn)?];
+                if !holdings.is_empty() {
+                    bodies.push(Body::NoteHoldings { host: self.host(), holdings });
+                }
+                Ok(Deed::Fold { number, bodies })
+            }
+        }
     }
 
     /// A heartbeat arrived: the answer. Permission to start is given only once the set was sent.

@@ -7,6 +7,8 @@ use berth_model::session::UserData;
 use berth_model::vm::{Accelerator, CpuShape, Resources};
 use berth_model::{Bytes, ClusterId, Name, PageSize, Stamp, VmUid};
 
+use crate::clock::BootTime;
+
 /// Everything needed to make and run one VM's domain, taken from its accepted entry and the host's own state.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainSpec {
@@ -68,6 +70,12 @@ pub enum Step {
         /// Whether the disk goes too.
         with_disk: bool,
     },
+}
+
+/// Whether the permission of a step that must be begun before a moment ran out while it waited its turn (law 4). Asked when
+/// the step begins, however long it waited.
+pub fn has_lapsed(before: Option<BootTime>, now: BootTime) -> bool {
+    before.is_some_and(|before| now >= before)
 }
 
 impl Step {

@@ -1,12 +1,12 @@
 //! What one host shall hold.
 
-use berth_model::session::{Absent, DesiredEntry};
-use berth_model::testing::{Machine, vm_spec};
-use berth_model::vm::VmSpec;
+use berth_model::session::{Absent, DesiredEntry, Report, VmReport};
+use berth_model::testing::{Machine, observed, vm_spec};
+use berth_model::vm::{DomainState, VmSpec};
 use berth_model::{Bytes, Incarnation, Stamp};
-use berth_state::testing::{World, delete_vm};
+use berth_state::testing::{World, delete_vm, report};
 
-use super::desired;
+use super::{concerned, desired};
 use crate::ports::Seal;
 use crate::testing::Mirror;
 
@@ -53,4 +53,27 @@ fn a_vm_whose_user_data_cannot_be_opened_is_left_out_and_named_but_is_still_remo
     world.done(delete_vm(vm));
     let (entries, unopened) = desired(&world.cluster, host, &Mirror);
     assert!(matches!(entries[&vm], DesiredEntry::Absent(_)) && unopened.is_empty());
+}
+
+#[test]
+fn a_hosts_own_word_about_a_vm_is_no_reason_to_look_at_its_set_again() {
+    let mut world = World::new();
+    let host = world.host(1, Machine::cores(8).inventory());
+    let vm = world.vm(1, vm_spec(1, Bytes::mib(64)));
+    let mut since = world.changes.len();
+    let mut concerned_now = |world: &World| {
+        let hosts: Vec<_> = world.changes[since..].iter().flat_map(concerned).collect();
+        since = world.changes.len();
+        hosts
+    };
+    let epoch = world.assign(vm, host, [0], 0);
+    assert_eq!(concerned_now(&world), [host]);
+    let seen = VmReport::Seen(observed(epoch, DomainState::Running));
+    world.done(report(1, Report { number: 2, vms: vec![(vm, seen)], ..Report::default() }));
+    assert!(concerned_now(&world).is_empty(), "it said so itself");
+    world.done(delete_vm(vm));
+    assert_eq!(concerned_now(&world), [host]);
+    let stamp = Stamp { incarnation: Incarnation(0), epoch };
+    world.done(report(1, Report { number: 3, vms: vec![(vm, VmReport::Gone(stamp))], ..Report::default() }));
+    assert_eq!(concerned_now(&world), [host], "it leaves the set");
 }

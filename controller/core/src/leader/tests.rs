@@ -1,6 +1,5 @@
 //! The leader's loop under a clock that the tests hold.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use berth_model::Bytes;
@@ -8,7 +7,6 @@ use berth_model::host::Liveness;
 use berth_model::session::{ToController, ToHost};
 use berth_model::testing::{Machine, cluster_id, host_uid, vm_spec, vm_uid};
 use berth_state::testing::{World, create_vm};
-use berth_state::{Body, Expect};
 
 use crate::leader;
 use crate::liveness::{LOST_AFTER, SUSPECT_AFTER};
@@ -202,27 +200,4 @@ async fn who_leads_no_more_proposes_nothing_more() {
     member.lead(led_by_us(3));
     pass(1).await;
     assert!(member.agreed().vms[&vm_uid(1)].assignment.is_some());
-}
-
-#[test]
-fn a_round_begins_at_once_only_when_what_placement_looks_at_has_changed() {
-    let mut world = World::new();
-    world.done(create_vm(1, vm_spec(2, Bytes::mib(128))));
-    world.done(create_vm(2, vm_spec(2, Bytes::mib(128))));
-    let mut planning = super::Planning::default();
-    let mut begins = |world: &World, ticked| {
-        let before = planning.seen.as_ref().map(|seen| seen.revision);
-        planning.plan(&world.cluster, ticked);
-        planning.seen.as_ref().map(|seen| seen.revision) != before
-    };
-    assert!(begins(&world, false), "the first one");
-    assert!(!begins(&world, true), "nothing has changed");
-    let set = BTreeMap::from([("colour".to_owned(), "red".to_owned())]);
-    world.done(Body::SetLabels { vm: vm_uid(1), set, remove: Vec::new(), expect: Expect::default() });
-    assert!(!begins(&world, false), "no other VM waits than before");
-    assert!(begins(&world, true), "what a VM asks for may have changed");
-    world.done(create_vm(3, vm_spec(2, Bytes::mib(128))));
-    assert!(begins(&world, false), "another VM waits");
-    world.host(1, Machine::cores(8).inventory());
-    assert!(begins(&world, false), "there is a host");
 }
