@@ -43,7 +43,10 @@ pub fn concerned(change: &Change) -> impl Iterator<Item = HostUid> {
     let hosts = match &change.object {
         Object::Vm { before, after } => match (before.as_deref(), after.as_deref()) {
             (Some(before), Some(after)) if told(before) == told(after) => [None, None],
-            (before, after) => [before.and_then(host_of), after.and_then(host_of)],
+            (before, after) => {
+                let (left, entered) = (before.and_then(host_of), after.and_then(host_of));
+                [left, entered.filter(|_| entered != left)]
+            }
         },
         // Placements of it that were ended without its word are told as absent until it says that they are.
         Object::Host { before: Some(before), after: Some(after) } if before.evictions != after.evictions => {
