@@ -54,7 +54,7 @@ impl Review {
 
 fn moves(view: &Cluster) -> Vec<ProposedMove> {
     let found = berth_planner::rebalance(view, &mut Index::new(view), Proposal::MOST);
-    let proposed = |Move { vm, from, to, gain }| ProposedMove { vm, from, to, why: gain.to_string() };
+    let proposed = |Move { vm, from, to, gain, resources: _ }| ProposedMove { vm, from, to, why: gain.to_string() };
     found.into_iter().map(proposed).collect()
 }
 
