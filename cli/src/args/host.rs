@@ -130,10 +130,10 @@ pub(crate) enum TaintChange {
 fn taint(text: &str) -> Result<TaintChange, String> {
     if let Some(gone) = text.strip_suffix('-') {
         let (key, effect) = split_effect(gone)?;
-        return match key.contains('=') || key.is_empty() {
-            true => Err(format!("{text:?} is not KEY- or KEY:EFFECT-")),
-            false => Ok(TaintChange::Remove(key.to_owned(), effect)),
-        };
+        if key.contains('=') || key.is_empty() {
+            return Err(format!("{text:?} is not KEY- or KEY:EFFECT-"));
+        }
+        return Ok(TaintChange::Remove(key.to_owned(), effect));
     }
     let (marked, effect) = split_effect(text)?;
     let effect =

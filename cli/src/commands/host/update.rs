@@ -43,7 +43,7 @@ pub(in crate::commands) async fn run(session: Session<'_>, update: Update) -> Re
         let effect = |effect| v1::TaintEffect::from(TaintEffect::from(effect)).into();
         match change {
             TaintChange::Set(key, value, kind) => {
-                question.set_taints.push(v1::Taint { key, value, effect: effect(kind) })
+                question.set_taints.push(v1::Taint { key, value, effect: effect(kind) });
             }
             TaintChange::Remove(key, kind) => {
                 question.remove_taints.push(v1::TaintKey { key, effect: kind.map_or(0, effect) });

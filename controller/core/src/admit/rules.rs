@@ -188,12 +188,11 @@ fn check_requirement(field: &str, requirement: &Requirement) -> Result<(), Error
         check_value(&field, value)?;
     }
     match operator {
-        Operator::In => Ok(()),
         Operator::NotIn if values.is_empty() => Err(invalid(&field, "NotIn needs at least one")),
         Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
             Err(invalid(&field, format!("{operator} takes none")))
         }
-        Operator::NotIn | Operator::Exists | Operator::DoesNotExist => Ok(()),
+        Operator::In | Operator::NotIn | Operator::Exists | Operator::DoesNotExist => Ok(()),
         Operator::Gt | Operator::Lt => match values.first().map(|text| text.parse::<i64>()) {
             Some(Ok(_)) if values.len() == 1 => Ok(()),
             Some(_) | None => Err(invalid(&field, format!("{operator} takes one whole number"))),
