@@ -109,10 +109,8 @@ impl World {
 
     fn done(&mut self, bodies: Vec<Body>) {
         self.at = self.at.plus(berth_model::Millis(1));
-        let commands = bodies
-            .into_iter()
-            .map(|body| Command { request: None, actor: cluster::actor(), body })
-            .collect();
+        let commands =
+            bodies.into_iter().map(|body| Command { request: None, actor: cluster::actor(), body }).collect();
         let (answers, _) = apply::apply(&mut self.cluster, &Batch { at: self.at, commands });
         for answer in answers {
             answer.result.expect("the bench proposes only what can be done");

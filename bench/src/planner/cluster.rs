@@ -8,9 +8,7 @@ use berth_model::host::{
 use berth_model::image::{ImageOnHost, ImageRef, ImageSpec, Sha256Digest};
 use berth_model::session::Report;
 use berth_model::vm::Accelerator;
-use berth_model::{
-    Actor, ActorRole, BootId, Bytes, HostUid, ImageUid, Name, PageSize, Timestamp, Uid, VmUid,
-};
+use berth_model::{Actor, ActorRole, BootId, Bytes, HostUid, ImageUid, Name, PageSize, Timestamp, Uid, VmUid};
 use berth_state::{Body, Cluster, Expect, HostFacts, HostPatch};
 
 use super::cases::Asked;
@@ -42,7 +40,13 @@ fn inventory() -> Inventory {
     let thread = |id: u32| {
         let core = id % all;
         let node = core / CORES;
-        Thread { id: ThreadId(id), core: CoreId(core), socket: node, node: NodeId(node), cache: core / (CORES / CACHES) }
+        Thread {
+            id: ThreadId(id),
+            core: CoreId(core),
+            socket: node,
+            node: NodeId(node),
+            cache: core / (CORES / CACHES),
+        }
     };
     let topology = Topology { threads: (0..2 * all).map(thread).collect() };
     let nodes = || (0..NODES).map(NodeId);

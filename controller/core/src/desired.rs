@@ -24,7 +24,9 @@ pub fn desired(
     let mut unopened = Vec::new();
     // Placements that an operator's word ended while the host was silent. No VM has its berth on a host that may still
     // hold it by such a placement.
-    for Eviction { vm, stamp, resources: _, with_disk } in view.hosts.get(&host).into_iter().flat_map(|host| &host.evictions) {
+    for Eviction { vm, stamp, resources: _, with_disk } in
+        view.hosts.get(&host).into_iter().flat_map(|host| &host.evictions)
+    {
         entries.insert(*vm, DesiredEntry::Absent(Absent { vm: *vm, stamp: *stamp, with_disk: *with_disk }));
     }
     for vm in view.vms_on(host) {

@@ -120,7 +120,8 @@ pub(crate) fn allocate(host: &Host, layout: &Layout, free: &Free, demand: &Deman
     let devices = devices::wanted(host, free, demand.spec);
     enough_in_all(host, layout, free, demand, &offers, pages, shared)?;
     devices::enough(host, &devices)?;
-    let node = |(at, threads): (usize, &u32)| Node { at, threads: *threads, pages: free.pages[at][page_at(demand.page)] };
+    let node =
+        |(at, threads): (usize, &u32)| Node { at, threads: *threads, pages: free.pages[at][page_at(demand.page)] };
     let nodes: Vec<Node> = offers.iter().enumerate().map(node).collect();
     let chosen = if demand.single {
         vec![one_node(layout, demand, &nodes, &devices, host, pages)?]
@@ -153,10 +154,8 @@ pub(crate) fn allocate(host: &Host, layout: &Layout, free: &Free, demand: &Deman
     of_ours.dedup();
     let given = devices::pick(host, &devices, demand.single, |id| of_ours.contains(&id));
     let Some(given) = given else { return Err(devices::refusal(host, &devices, None)) };
-    let mut parts: Vec<NodePages> = memory
-        .into_iter()
-        .map(|(at, count)| NodePages { node: layout.nodes[at], page: demand.page, count })
-        .collect();
+    let mut parts: Vec<NodePages> =
+        memory.into_iter().map(|(at, count)| NodePages { node: layout.nodes[at], page: demand.page, count }).collect();
     parts.sort_unstable_by_key(|part| part.node);
     Ok(Berth {
         nodes: u32::try_from(of_ours.len()).unwrap_or(u32::MAX),
@@ -196,9 +195,7 @@ fn enough_in_all(
     let (all, ordinary) = (free.all_pages(demand.page), demand.ordinary(pages));
     match demand.page {
         PageSize::Small if ordinary > free.ordinary => Err(Refusal::Memory { wanted: ordinary, free: free.ordinary }),
-        PageSize::Small if pages > all => {
-            Err(Refusal::Memory { wanted: ordinary, free: bytes_of(demand.page, all) })
-        }
+        PageSize::Small if pages > all => Err(Refusal::Memory { wanted: ordinary, free: bytes_of(demand.page, all) }),
         PageSize::Huge2M | PageSize::Huge1G if pages > all => {
             let pools = host.inventory.hugepages.iter().filter(|pool| pool.page == demand.page);
             let total = pools.fold(0, |sum: u64, pool| sum.saturating_add(pool.total));
@@ -338,8 +335,7 @@ fn resources(
 ) -> Resources {
     let spec = demand.spec;
     let Taken { given: mut vcpus, idle, .. } = taken;
-    let dedicated: Vec<ThreadId> =
-        if vcpus.is_empty() { Vec::new() } else { vcpus.split_off(spec.cpus as usize) };
+    let dedicated: Vec<ThreadId> = if vcpus.is_empty() { Vec::new() } else { vcpus.split_off(spec.cpus as usize) };
     let own = |threads: &[ThreadId]| -> ThreadSet {
         if threads.is_empty() { layout.housekeeping.clone() } else { threads.iter().copied().collect() }
     };

@@ -144,9 +144,8 @@ pub fn host_room(view: &Cluster, index: &mut Index, host: HostUid) -> Option<Hos
             None => ThreadUse::Free,
         };
         let empty = HostBookings::default();
-        let pages = [PageSize::Small, PageSize::Huge2M, PageSize::Huge1G].map(|page| {
-            (page, empty.free_pages(inventory, *node, page), free.pages[at][page_at(page)])
-        });
+        let pages = [PageSize::Small, PageSize::Huge2M, PageSize::Huge1G]
+            .map(|page| (page, empty.free_pages(inventory, *node, page), free.pages[at][page_at(page)]));
         NodeRoom {
             node: *node,
             threads: threads.map(|thread| (*thread, of(thread))).collect(),

@@ -184,8 +184,7 @@ fn promising(index: &Index, vm: &Vm, ask: &Ask<'_>, mode: Mode) -> Vec<Key> {
 /// How few nodes and caches it could span.
 fn at_best(demand: &Demand<'_>, brief: &Brief, pages: u64) -> (u32, u32) {
     let counted = demand.counted();
-    let one_node =
-        brief.node_threads[counted] >= demand.threads && brief.node_pages[page_at(demand.page)] >= pages;
+    let one_node = brief.node_threads[counted] >= demand.threads && brief.node_pages[page_at(demand.page)] >= pages;
     (if one_node { 1 } else { 2 }, demand.threads.div_ceil(brief.cache_threads[counted].max(1)))
 }
 

@@ -80,15 +80,23 @@ pub(crate) fn pick(
         let asked = wanted.iter().flat_map(|kind| &kind.free);
         asked.filter(|other| is_card_of(&all[at], &all[**other])).count()
     };
-    let mut kinds: Vec<(&Wanted, Vec<usize>)> =
-        wanted.iter().map(|kind| (kind, kind.free.iter().copied().filter(|at| !only || is_near(*at)).collect())).collect();
+    let mut kinds: Vec<(&Wanted, Vec<usize>)> = wanted
+        .iter()
+        .map(|kind| (kind, kind.free.iter().copied().filter(|at| !only || is_near(*at)).collect()))
+        .collect();
     // Cards before functions: which functions are left depends on them.
     kinds.sort_by_key(|(_, free)| std::cmp::Reverse(free.iter().map(|at| functions(*at)).max().unwrap_or(0)));
     let chosen = |near_first: bool| {
         let mut given: Vec<usize> = Vec::new();
         for (kind, free) in &kinds {
             let mut order = free.clone();
-            order.sort_by_key(|at| if near_first { (usize::from(!is_near(*at)), functions(*at), *at) } else { (functions(*at), usize::from(!is_near(*at)), *at) });
+            order.sort_by_key(|at| {
+                if near_first {
+                    (usize::from(!is_near(*at)), functions(*at), *at)
+                } else {
+                    (functions(*at), usize::from(!is_near(*at)), *at)
+                }
+            });
             let clashes = |given: &[usize], at: usize| {
                 given.iter().any(|held| is_card_of(&all[*held], &all[at]) || is_card_of(&all[at], &all[*held]))
             };

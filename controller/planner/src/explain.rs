@@ -47,8 +47,7 @@ pub fn explain(view: &Cluster, index: &mut Index, vm: &Vm) -> Explanation {
             (index.rows[*row].host.meta.name.clone(), word)
         })
         .collect();
-    let smallest_change =
-        if hosts.iter().any(|(_, word)| word.is_ok()) { None } else { smallest(index, vm) };
+    let smallest_change = if hosts.iter().any(|(_, word)| word.is_ok()) { None } else { smallest(index, vm) };
     index.take_back(mark);
     Explanation { hosts, smallest_change }
 }

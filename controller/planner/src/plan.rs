@@ -165,7 +165,8 @@ fn best_order(index: &mut Index, vms: &[Arc<Vm>]) -> Attempt {
         let tried = attempt(index, &order, mode);
         // Who found no room goes first the next time.
         if shuffles < SHUFFLES && tried.len() < vms.len() && queue.is_empty() {
-            let (mut next, rest): (Vec<_>, Vec<_>) = order.iter().copied().partition(|vm| !tried.contains_key(&vm.uid()));
+            let (mut next, rest): (Vec<_>, Vec<_>) =
+                order.iter().copied().partition(|vm| !tried.contains_key(&vm.uid()));
             next.extend(rest);
             queue.push((next, mode));
             shuffles += 1;

@@ -81,7 +81,8 @@ pub fn rebalance(view: &Cluster, index: &mut Index, most: usize) -> Vec<Move> {
     let mark = index.mark();
     let mut moves = Vec::new();
     // Loads only rise where VMs come: a host that is no fuller than this loses none for its load.
-    let least_load = (0..index.rows.len()).filter(|row| state_of(&index.rows[*row].host).is_ok()).map(|row| load(index, row)).min();
+    let least_load =
+        (0..index.rows.len()).filter(|row| state_of(&index.rows[*row].host).is_ok()).map(|row| load(index, row)).min();
     let least_load = least_load.unwrap_or(100);
     for vm in view.vms.values() {
         if moves.len() >= most {
@@ -172,8 +173,7 @@ fn load_with(index: &Index, row: usize, left: u64) -> u64 {
 fn spanned(index: &Index, row: usize, held: &Resources) -> u32 {
     let topology = &index.rows[row].host.inventory.topology;
     let threads = held.vcpus.iter().copied().chain(held.dedicated.iter()).filter_map(|id| topology.thread(id));
-    let mut nodes: Vec<_> =
-        threads.map(|thread| thread.node).chain(held.memory.iter().map(|part| part.node)).collect();
+    let mut nodes: Vec<_> = threads.map(|thread| thread.node).chain(held.memory.iter().map(|part| part.node)).collect();
     nodes.sort_unstable();
     nodes.dedup();
     u32::try_from(nodes.len()).unwrap_or(u32::MAX)

@@ -253,9 +253,7 @@ impl fmt::Display for Refusal {
             }
             Self::Node { threads, pages, page, nodes } => {
                 write!(f, "needs {threads} free CPU threads and {pages} free {page} pages on one NUMA node")?;
-                nodes
-                    .iter()
-                    .try_for_each(|(node, threads, pages)| write!(f, "; node {node} has {threads} and {pages}"))
+                nodes.iter().try_for_each(|(node, threads, pages)| write!(f, "; node {node} has {threads} and {pages}"))
             }
             Self::Devices { kind, wanted, free, total, node } => {
                 write!(f, "needs {wanted} free PCI devices {kind}")?;

@@ -18,11 +18,27 @@ use crate::refusal::Refusal;
 #[derive(Debug)]
 enum Rule {
     /// Near to VMs that a counter counts; `first` if nobody is there and the VM would be the first of them.
-    Near { counter: usize, first: bool, strength: Strength },
-    Away { counter: usize, strength: Strength },
+    Near {
+        counter: usize,
+        first: bool,
+        strength: Strength,
+    },
+    Away {
+        counter: usize,
+        strength: Strength,
+    },
     /// Others keep away from such a VM.
-    Guarded { guard: What, by_part: Vec<(usize, u32)> },
-    Spread { counter: usize, own: u32, least: u32, max_skew: u32, strict: bool },
+    Guarded {
+        guard: What,
+        by_part: Vec<(usize, u32)>,
+    },
+    Spread {
+        counter: usize,
+        own: u32,
+        least: u32,
+        max_skew: u32,
+        strict: bool,
+    },
 }
 
 #[derive(Debug)]

@@ -56,7 +56,8 @@ fn eligible(host: &Host, spec: &VmSpec) -> bool {
 impl Judge {
     /// Of all VMs of this view that are placed.
     pub fn new(view: &Cluster) -> Self {
-        let mut judge = Self { hosts: view.hosts.iter().map(|(uid, host)| (*uid, Arc::clone(host))).collect(), ..Self::default() };
+        let mut judge =
+            Self { hosts: view.hosts.iter().map(|(uid, host)| (*uid, Arc::clone(host))).collect(), ..Self::default() };
         for vm in view.vms.values() {
             if let Some(held) = &vm.assignment {
                 judge.place(vm, held.host, held.resources.clone());
@@ -273,7 +274,10 @@ impl Judge {
             .filter_map(|id| inventory.topology.thread(id))
             .collect();
         if pinned {
-            hold(policy_holds(spec, inventory.topology.threads.as_slice(), &used, given), "the threads break the policy");
+            hold(
+                policy_holds(spec, inventory.topology.threads.as_slice(), &used, given),
+                "the threads break the policy",
+            );
             hold(given.dedicated.len() == spec.tuning.dedicated_threads() as usize, "not the dedicated threads");
         } else {
             hold(given.dedicated.is_empty() && given.idle.is_empty(), "threads for one that has none");
@@ -285,9 +289,8 @@ impl Judge {
         hold(pages == page.pages_for(spec.booked_memory(host.spec.overcommit)), "another amount of memory");
         let nodes: BTreeSet<NodeId> = given.memory.iter().map(|part| part.node).collect();
         hold(nodes.len() == given.memory.len(), "a node is named twice");
-        let enough = |part: &berth_model::vm::NodePages| {
-            self.pages_free(host, part.node, part.page) >= i128::from(part.count)
-        };
+        let enough =
+            |part: &berth_model::vm::NodePages| self.pages_free(host, part.node, part.page) >= i128::from(part.count);
         hold(given.memory.iter().all(enough), "too few pages");
         hold(self.ordinary_free(host) >= ordinary(given), "too little ordinary memory");
         hold(given.overhead == spec.overhead(), "another overhead");
@@ -430,5 +433,6 @@ fn idle_for(
 
 fn policy_holds(spec: &VmSpec, all: &[Thread], used: &[&Thread], given: &Resources) -> bool {
     let idle: BTreeSet<ThreadId> = given.idle.iter().collect();
-    idle_for(spec, all, used, |id| idle.contains(&id)).is_some_and(|needed| needed.into_iter().collect::<BTreeSet<_>>() == idle)
+    idle_for(spec, all, used, |id| idle.contains(&id))
+        .is_some_and(|needed| needed.into_iter().collect::<BTreeSet<_>>() == idle)
 }

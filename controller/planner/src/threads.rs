@@ -90,9 +90,7 @@ fn of_cores(layout: &Layout, free: &Free, mut cores: Vec<usize>, count: u32, smt
     match smt {
         // Whole cores first, a core's siblings together, so that VMs do not share cores while there is room.
         SmtPolicy::Siblings => {
-            cores.sort_by_key(|core| {
-                (!free.is_whole(layout, *core), std::cmp::Reverse(size(core)), first(core))
-            });
+            cores.sort_by_key(|core| (!free.is_whole(layout, *core), std::cmp::Reverse(size(core)), first(core)));
             let all = cores.iter().flat_map(|core| free_of(layout, free, *core));
             taken.given.extend(all.take(count as usize));
         }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use berth_model::{HostUid, VmUid};
 use berth_model::vm::Vm;
+use berth_model::{HostUid, VmUid};
 
 use crate::cluster::{self, Cluster};
 use crate::ledger::HostBookings;

@@ -248,8 +248,8 @@ impl HostBookings {
             return None;
         }
         self.device_owner(device.address).or_else(|| {
-            let tied = inventory.devices.iter().filter(|other| device.is_tied_to(other));
-            tied.filter_map(|other| self.device_owner(other.address)).next()
+            let mut tied = inventory.devices.iter().filter(|other| device.is_tied_to(other));
+            tied.find_map(|other| self.device_owner(other.address))
         })
     }
 

@@ -180,7 +180,9 @@ pub enum Rejection {
         name: String,
     },
     /// What a VM asks for can only be changed before it has a berth.
-    #[error("VM {name:?} has its berth; only its rules can be changed now, and they count when it is placed the next time")]
+    #[error(
+        "VM {name:?} has its berth; only its rules can be changed now, and they count when it is placed the next time"
+    )]
     Placed {
         /// Its name.
         name: String,

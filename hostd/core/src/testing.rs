@@ -1,8 +1,8 @@
 //! Values for tests: small, valid, and told apart by their numbers.
 
 use berth_model::host::{AcceleratorReport, Inventory, NodeId, Thread, ThreadId, Topology};
-use berth_model::placement::Rules;
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
+use berth_model::placement::Rules;
 use berth_model::session::{Absent, DesiredEntry, Present, UserData, Welcome};
 use berth_model::vm::{
     Accelerator, Assignment, DomainState, NodePages, Performance, Resources, RunStrategy, StopReason, Tuning, VmSpec,
@@ -145,7 +145,8 @@ pub(crate) fn images() -> std::collections::BTreeMap<Sha256Digest, ImageOnHost> 
 }
 
 pub(crate) fn inventory() -> Inventory {
-    let thread = |id| Thread { id: ThreadId(id), core: berth_model::host::CoreId(id), socket: 0, node: NodeId(0), cache: 0 };
+    let thread =
+        |id| Thread { id: ThreadId(id), core: berth_model::host::CoreId(id), socket: 0, node: NodeId(0), cache: 0 };
     Inventory {
         topology: Topology { threads: (0..4).map(thread).collect() },
         reserve: [ThreadId(0)].into_iter().collect(),

@@ -245,9 +245,8 @@ fn cpu_tune(spec: &DomainSpec, capabilities: &Capabilities) -> Element {
 fn features(spec: &DomainSpec, capabilities: &Capabilities) -> Element {
     // A guest whose vCPUs own their threads gains nothing from paravirtual spinlocks. Taken only with passthrough.
     let dedicated = Element::new("kvm").child(Element::new("hint-dedicated").attr("state", "on"));
-    let owns_threads = spec.accelerator == Accelerator::Kvm
-        && capabilities.cpu_host_passthrough
-        && !spec.resources.vcpus.is_empty();
+    let owns_threads =
+        spec.accelerator == Accelerator::Kvm && capabilities.cpu_host_passthrough && !spec.resources.vcpus.is_empty();
     Element::new("features")
         .child(Element::new("acpi"))
         .child(Element::new("apic"))

@@ -12,8 +12,8 @@ use berth_hostd::driver::{Driver, Handle, Parts, now};
 use berth_hostd::known_controllers::KnownControllers;
 use berth_hostd::ledger_store::LedgerStore;
 use berth_model::host::{AcceleratorReport, Inventory, NodeId, ThreadId, Topology};
-use berth_model::placement::Rules;
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
+use berth_model::placement::Rules;
 use berth_model::session::{Absent, DesiredEntry, Present, UserData, VmReport};
 use berth_model::vm::{
     Accelerator, Assignment, DomainState, NodePages, Performance, Resources, RunStrategy, StopReason, Tuning, VmSpec,

@@ -14,7 +14,9 @@ use crate::host::{
 use crate::image::{Image, ImageOnHost, ImageRef, ImageSpec, Sha256Digest};
 use crate::placement::Rules;
 use crate::session::Report;
-use crate::vm::{Accelerator, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, Tuning, Vm, VmSpec};
+use crate::vm::{
+    Accelerator, DomainState, NodePages, Observed, Performance, Resources, RunStrategy, Tuning, Vm, VmSpec,
+};
 use crate::{
     Actor, ActorRole, BootId, Bytes, ClusterId, Epoch, HostUid, ImageUid, Meta, Name, PageSize, Revision, Timestamp,
     Uid, VmUid,

@@ -15,8 +15,8 @@ use crate::image::ImageOnHost;
 use crate::placement::Rules;
 use crate::session::{Report, VmReport};
 use crate::vm::{
-    Accelerator, CpuShape, DomainState, NodePages, NumaPolicy, Observed, Performance, Resources, RunStrategy, SmtPolicy,
-    StopReason, Tuning, VmSpec,
+    Accelerator, CpuShape, DomainState, NodePages, NumaPolicy, Observed, Performance, Resources, RunStrategy,
+    SmtPolicy, StopReason, Tuning, VmSpec,
 };
 use crate::{
     Bytes, Condition, ConditionStatus, Epoch, HostUid, Incarnation, Name, PageSize, Sealed, Stamp, Timestamp, VmUid,
@@ -217,16 +217,8 @@ pub fn resources() -> impl Strategy<Value = Resources> {
         amounts(),
         vec(pci_addresses(), 0..2),
     )
-        .prop_map(|(vcpus, (dedicated, idle), emulator, iothread, shared_cpu, memory, overhead, devices)| Resources {
-            vcpus,
-            dedicated,
-            idle,
-            emulator,
-            iothread,
-            shared_cpu,
-            memory,
-            overhead,
-            devices,
+        .prop_map(|(vcpus, (dedicated, idle), emulator, iothread, shared_cpu, memory, overhead, devices)| {
+            Resources { vcpus, dedicated, idle, emulator, iothread, shared_cpu, memory, overhead, devices }
         })
 }
 

@@ -50,9 +50,8 @@ impl Resources {
     /// Booked guest memory on ordinary pages.
     pub fn ordinary_pages(&self) -> Bytes {
         let small = self.memory.iter().filter(|part| part.page == PageSize::Small);
-        small.fold(Bytes(0), |sum, part| {
-            sum.saturating_add(Bytes(part.count.saturating_mul(PageSize::Small.bytes().0)))
-        })
+        small
+            .fold(Bytes(0), |sum, part| sum.saturating_add(Bytes(part.count.saturating_mul(PageSize::Small.bytes().0))))
     }
 }
 

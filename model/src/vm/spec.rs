@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::ImageRef;
 use super::{Performance, Tuning};
 use crate::host::{Overcommit, PciKind};
+use crate::image::ImageRef;
 use crate::placement::Rules;
 use crate::{Bytes, Name, PageSize, Sealed};
 
@@ -116,9 +116,9 @@ impl VmSpec {
         let asked = match self.performance {
             Performance::High | Performance::Standard => self.memory.0,
             Performance::Density => {
-                let exact = (self.memory.0 as u128 * 100).div_ceil(ratios.memory_percent.get() as u128);
-                // At most what was asked, because a ratio is at least 100 %.
-                exact as u64
+                // Of a product that could overflow, the whole and the rest apart.
+                let percent = ratios.memory_percent.get();
+                (self.memory.0 / percent) * 100 + ((self.memory.0 % percent) * 100).div_ceil(percent)
             }
         };
         Bytes(self.page_size().pages_for(Bytes(asked)).saturating_mul(self.page_size().bytes().0))
@@ -133,7 +133,8 @@ impl VmSpec {
     pub fn overhead(&self) -> Bytes {
         let locked = if self.devices.is_empty() { 0 } else { Bytes::gib(1).0 };
         let iothreads = u64::from(self.tuning.dedicated_iothreads) * Bytes::mib(4).0;
-        let bytes = Bytes::mib(96).0 + u64::from(self.cpus) * Bytes::mib(8).0 + self.memory.0 / 512 + iothreads + locked;
+        let bytes =
+            Bytes::mib(96).0 + u64::from(self.cpus) * Bytes::mib(8).0 + self.memory.0 / 512 + iothreads + locked;
         Bytes::mib(bytes.div_ceil(Bytes::mib(1).0))
     }
 }

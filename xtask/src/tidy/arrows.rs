@@ -54,10 +54,20 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("berth-linearizability", &[]),
     ("berth-raftsim", &["berth-linearizability", "berth-raft"]),
     ("berth-durability", &["berth-host", "berth-hostd", "berth-model", "berth-raft"]),
-    ("berth-bench", &[
-        "berth-frame", "berth-lab", "berth-model", "berth-pki", "berth-planner", "berth-proto", "berth-raft", "berth-state",
-        "berth-telemetry",
-    ]),
+    (
+        "berth-bench",
+        &[
+            "berth-frame",
+            "berth-lab",
+            "berth-model",
+            "berth-pki",
+            "berth-planner",
+            "berth-proto",
+            "berth-raft",
+            "berth-state",
+            "berth-telemetry",
+        ],
+    ),
     ("berth-integration", &["berth-lab", "berth-linearizability", "berth-pki", "berth-proto"]),
     ("xtask", &["berth-lab"]),
 ];

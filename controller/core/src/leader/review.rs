@@ -60,9 +60,8 @@ fn moves(view: &Cluster) -> Vec<ProposedMove> {
 
 /// Whether the state keeps just these moves. The figures in their reasons change all the time and are let.
 fn is_kept(view: &Cluster, moves: &[ProposedMove]) -> bool {
-    let kept = |(held, one): (&Arc<Proposal>, &ProposedMove)| {
-        (held.vm, held.from, held.to) == (one.vm, one.from, one.to)
-    };
+    let kept =
+        |(held, one): (&Arc<Proposal>, &ProposedMove)| (held.vm, held.from, held.to) == (one.vm, one.from, one.to);
     view.proposals.len() == moves.len() && view.proposals.iter().zip(moves).all(kept)
 }
 

@@ -174,7 +174,8 @@ impl Counts {
 
     /// Guards that nobody needs any more are many: everything is to be counted anew.
     pub(super) fn is_littered(&self) -> bool {
-        self.guards.len() > 256 && self.guards.iter().filter(|guard| guard.by_part.is_empty()).count() * 2 > self.guards.len()
+        self.guards.len() > 256
+            && self.guards.iter().filter(|guard| guard.by_part.is_empty()).count() * 2 > self.guards.len()
     }
 
     /// Forgets every count and keeps what is counted.
@@ -189,7 +190,10 @@ impl Counts {
     }
 
     /// What is counted, for comparison: whatever was not counted yet says nothing.
-    pub(super) fn guards_by_name<'a>(&'a self, parts: &'a [super::parts::Parts]) -> BTreeMap<(String, &'a What), Vec<(&'a str, u32)>> {
+    pub(super) fn guards_by_name<'a>(
+        &'a self,
+        parts: &'a [super::parts::Parts],
+    ) -> BTreeMap<(String, &'a What), Vec<(&'a str, u32)>> {
         self.guards
             .iter()
             .filter(|guard| !guard.by_part.is_empty())

@@ -39,11 +39,7 @@ impl Matcher {
     ) -> impl Iterator<Item = usize> + 'a {
         let filed = self.projects.get(project);
         let of_labels = filed.into_iter().flat_map(move |filed| {
-            labels
-                .iter()
-                .filter_map(|(key, value)| filed.by_label.get(key)?.get(value))
-                .flatten()
-                .copied()
+            labels.iter().filter_map(|(key, value)| filed.by_label.get(key)?.get(value)).flatten().copied()
         });
         of_labels.chain(filed.into_iter().flat_map(|filed| filed.others.iter().copied()))
     }

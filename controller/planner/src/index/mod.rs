@@ -407,7 +407,8 @@ impl Index {
             });
             right_one.begin(What { kind: right, ..what.clone() }, 0, placed);
             let by_name = |counter: &Counter, parts: &Parts| -> BTreeMap<String, u32> {
-                let counts = parts.names.iter().enumerate().skip(1).map(|(part, name)| (name.clone(), counter.at(part)));
+                let counts =
+                    parts.names.iter().enumerate().skip(1).map(|(part, name)| (name.clone(), counter.at(part)));
                 counts.filter(|(_, count)| *count > 0).collect()
             };
             let right_one = &right_one.counters[0];
@@ -417,7 +418,10 @@ impl Index {
         }
         let guards = |index: &Self| -> Vec<String> {
             let named = index.counts.guards_by_name(&index.parts);
-            named.into_iter().map(|((domain, what), counts)| format!("{domain} {} {} {counts:?}", what.project, what.vms)).collect()
+            named
+                .into_iter()
+                .map(|((domain, what), counts)| format!("{domain} {} {} {counts:?}", what.project, what.vms))
+                .collect()
         };
         let (mut mine, mut other) = (guards(self), guards(&anew));
         mine.sort();
@@ -427,7 +431,8 @@ impl Index {
         }
         for shape in &self.shapes.all {
             let standings: Vec<&Standing> = self.by_name.iter().map(|row| &shape.standings[*row]).collect();
-            let right: Vec<Standing> = anew.by_name.iter().map(|row| shape.standing_of(&anew.rows[*row].host)).collect();
+            let right: Vec<Standing> =
+                anew.by_name.iter().map(|row| shape.standing_of(&anew.rows[*row].host)).collect();
             if standings.into_iter().ne(&right) {
                 differences.push("a host stands otherwise for some VMs".to_owned());
             }

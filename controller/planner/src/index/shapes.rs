@@ -161,7 +161,8 @@ fn selects(selector: &Selector, host: &Host) -> bool {
 }
 
 fn standing(host: &Host, asked: &Asked) -> Standing {
-    let counts = state_of(host).is_ok() && asked_for(host, &asked.hosts, asked.group.as_ref(), &asked.tolerations).is_ok();
+    let counts =
+        state_of(host).is_ok() && asked_for(host, &asked.hosts, asked.group.as_ref(), &asked.tolerations).is_ok();
     let disliked = |effect| untolerated(host, &asked.tolerations, effect).count();
     let unmet = asked.wishes.iter().filter(|wish| !selects(&wish.hosts, host)).map(|wish| wish.weight);
     Standing {
@@ -210,7 +211,9 @@ fn asked_for(host: &Host, hosts: &[Selector], group: Option<&Name>, tolerations:
     if let Some(group) = group.filter(|group| !host.spec.groups.contains(*group)) {
         return Err(Refusal::NotInGroup(group.clone()));
     }
-    untolerated(host, tolerations, TaintEffect::NoSchedule).next().map_or(Ok(()), |taint| Err(Refusal::Tainted(taint.clone())))
+    untolerated(host, tolerations, TaintEffect::NoSchedule)
+        .next()
+        .map_or(Ok(()), |taint| Err(Refusal::Tainted(taint.clone())))
 }
 
 /// Why the host is closed to the VM, whatever room it has and whatever other VMs there are.

@@ -260,13 +260,22 @@ fn a_vm_whose_rule_is_broken_by_later_labels_is_proposed_to_move() {
         domain: Domain::Host,
         vms: Selector::of_labels(&labels("loud")),
     };
-    let shy = create(&mut world, 1, (VmSpec { rules: Rules { affinity: vec![away], ..Rules::default() }, ..shared(1) }, labels("shy")));
+    let shy = create(
+        &mut world,
+        1,
+        (VmSpec { rules: Rules { affinity: vec![away], ..Rules::default() }, ..shared(1) }, labels("shy")),
+    );
     let other = create(&mut world, 2, (shared(1), labels("calm")));
     settle(&mut world);
     patch(&mut world, 2, HostPatch { cordoned: Some(false), ..HostPatch::default() });
     world.at = world.at.plus(Millis(3_600_000));
     let set = labels("loud");
-    world.done(berth_state::Body::SetLabels { vm: other, set, remove: Vec::new(), expect: berth_state::Expect::default() });
+    world.done(berth_state::Body::SetLabels {
+        vm: other,
+        set,
+        remove: Vec::new(),
+        expect: berth_state::Expect::default(),
+    });
     let moves = rebalance(&world.cluster, &mut Index::default(), 100);
     assert_eq!(moves.len(), 1, "{moves:?}");
     assert_eq!((moves[0].vm, moves[0].to, moves[0].gain), (shy, host_uid(2), Gain::Rules));

@@ -36,12 +36,12 @@ fn machine() -> impl Strategy<Value = Inventory> {
 }
 
 fn spec() -> impl Strategy<Value = VmSpec> {
-    let kind = prop_oneof![3 => Just(Performance::High), 1 => Just(Performance::Standard), 1 => Just(Performance::Density)];
+    let kind =
+        prop_oneof![3 => Just(Performance::High), 1 => Just(Performance::Standard), 1 => Just(Performance::Density)];
     (1..5_u32, 1..5_u64, kind, any::<bool>(), prop_oneof![5 => Just(0), 1 => Just(1_u32)]).prop_map(
         |(cpus, steps, performance, single, cards)| {
             let numa = if single { NumaPolicy::Single } else { NumaPolicy::Fewest };
-            let devices =
-                if cards > 0 { vec![DeviceDemand { kind: CARD, count: cards }] } else { Vec::new() };
+            let devices = if cards > 0 { vec![DeviceDemand { kind: CARD, count: cards }] } else { Vec::new() };
             let tuning = Tuning { numa, ..Tuning::of(performance) };
             VmSpec { performance, tuning, devices, ..vm_spec(cpus, Bytes::mib(2 * STEP * steps)) }
         },

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use berth_model::testing::{Machine, vm_uid};
-use berth_state::testing::{World, delete_vm};
 use berth_state::Body;
+use berth_state::testing::{World, delete_vm};
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -274,7 +274,8 @@ fn a_vm_that_must_lie_on_one_node_waits_for_one_and_says_what_each_has() {
     let mut world = World::new();
     world.host(1, two.inventory());
     world.vm(1, pinned(3, |tuning| tuning.numa = NumaPolicy::Single));
-    let refused = "needs 3 free CPU threads and 32 free 2MiB pages on one NUMA node; node 0 has 2 and 100; node 1 has 2 and 100";
+    let refused =
+        "needs 3 free CPU threads and 32 free 2MiB pages on one NUMA node; node 0 has 2 and 100; node 1 has 2 and 100";
     assert_eq!(only_refusal(&world.cluster), refused);
 }
 

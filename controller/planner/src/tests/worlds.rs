@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::host::{HugepagePool, Inventory, Liveness, PciAddress, PciDevice, PciKind, NodeId};
+use berth_model::host::{HugepagePool, Inventory, Liveness, NodeId, PciAddress, PciDevice, PciKind};
 use berth_model::image::ImageOnHost;
 use berth_model::placement::{
     Domain, HostWish, Operator, Requirement, Rules, Selector, Spread, Strength, Taint, TaintEffect, Toleration,
@@ -74,7 +74,8 @@ pub(super) fn machines() -> impl Strategy<Value = Inventory> {
 }
 
 fn tunings() -> impl Strategy<Value = (Performance, Tuning)> {
-    let smt = prop_oneof![4 => Just(SmtPolicy::Siblings), 1 => Just(SmtPolicy::WholeCores), 1 => Just(SmtPolicy::Isolate)];
+    let smt =
+        prop_oneof![4 => Just(SmtPolicy::Siblings), 1 => Just(SmtPolicy::WholeCores), 1 => Just(SmtPolicy::Isolate)];
     let pinned = (smt, any::<bool>(), prop::bool::weighted(0.2), prop_oneof![4 => Just(0), 1 => 1..3_u32], 0..8_u8);
     let pinned = pinned.prop_map(|(smt, single, dedicated_emulator, dedicated_iothreads, pages)| {
         let numa = if single { NumaPolicy::Single } else { NumaPolicy::Fewest };
@@ -127,8 +128,12 @@ fn domains() -> impl Strategy<Value = Domain> {
 
 pub(super) fn rules() -> impl Strategy<Value = Rules> {
     let strength = prop_oneof![Just(Strength::Required), (1..50_u32).prop_map(Strength::Preferred)];
-    let affinity = (any::<bool>(), strength, domains(), apps())
-        .prop_map(|(anti, strength, domain, vms)| VmAffinity { anti, strength, domain, vms });
+    let affinity = (any::<bool>(), strength, domains(), apps()).prop_map(|(anti, strength, domain, vms)| VmAffinity {
+        anti,
+        strength,
+        domain,
+        vms,
+    });
     let spread = (domains(), 1..3_u32, any::<bool>(), apps()).prop_map(|(domain, max_skew, strict, vms)| {
         let when_unsatisfiable =
             if strict { WhenUnsatisfiable::DoNotSchedule } else { WhenUnsatisfiable::ScheduleAnyway };
@@ -214,7 +219,8 @@ pub(super) fn patches() -> impl Strategy<Value = HostPatch> {
 
 /// Hosts with VMs on them: some placed, some deleted and not yet gone, some hosts shrunk afterwards.
 pub(super) fn worlds() -> impl Strategy<Value = World> {
-    let host = (machines(), prop_oneof![8 => Just(Liveness::Alive), 1 => livenesses()], images(), any::<u8>(), patches());
+    let host =
+        (machines(), prop_oneof![8 => Just(Liveness::Alive), 1 => livenesses()], images(), any::<u8>(), patches());
     (vec(host, 0..5), vec((vms(), prop::bool::weighted(0.2)), 0..8)).prop_map(|(hosts, vms)| {
         let mut world = World::new();
         for (number, (inventory, _, _, _, patch)) in (0..).zip(&hosts) {

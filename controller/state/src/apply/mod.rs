@@ -114,7 +114,10 @@ fn dispatch(
         Body::RemoveHost { host, never_returns, expect } => {
             steer::remove(cluster, changes, *host, *never_returns, *expect)
         }
-        Body::NoteProposals { moves } => steer::note_proposals(cluster, at, moves),
+        Body::NoteProposals { moves } => {
+            steer::note_proposals(cluster, at, moves);
+            Ok(Outcome::Done)
+        }
         Body::CreateInstanceType { uid, name, spec } => {
             catalog::create_instance_type(cluster, changes, at, *uid, name, *spec)
         }

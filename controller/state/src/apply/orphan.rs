@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use berth_model::host::{Host, Orphan};
 use berth_model::image::{ImageRef, Sha256Digest};
-use berth_model::session::Holding;
 use berth_model::placement::Rules;
+use berth_model::session::Holding;
 use berth_model::vm::{Assignment, Performance, Resources, RunStrategy, Tuning, Vm, VmSpec};
 use berth_model::{Bytes, Epoch, HostUid, Meta, Name, Timestamp, VmUid};
 

@@ -58,8 +58,17 @@ pub(super) fn update(
 }
 
 fn patched(held: &HostSpec, patch: &HostPatch) -> HostSpec {
-    let HostPatch { set_labels: _, remove_labels: _, cordoned, zone, rack, groups, set_taints, remove_taints, overcommit } =
-        patch;
+    let HostPatch {
+        set_labels: _,
+        remove_labels: _,
+        cordoned,
+        zone,
+        rack,
+        groups,
+        set_taints,
+        remove_taints,
+        overcommit,
+    } = patch;
     let mut taints: BTreeMap<_, _> =
         held.taints.iter().map(|taint| ((taint.key.clone(), taint.effect), taint.clone())).collect();
     taints.retain(|(key, effect), _| {
@@ -153,11 +162,7 @@ pub(super) fn remove(
 }
 
 /// Keeps what the planner proposes now. Of VMs and hosts that are not as it saw them nothing is kept.
-pub(super) fn note_proposals(
-    cluster: &mut Cluster,
-    at: Timestamp,
-    moves: &[ProposedMove],
-) -> Result<Outcome, Rejection> {
+pub(super) fn note_proposals(cluster: &mut Cluster, at: Timestamp, moves: &[ProposedMove]) {
     let still = |one: &&ProposedMove| {
         let berth = cluster.vms.get(&one.vm).and_then(|vm| vm.assignment.as_ref()).map(|held| held.host);
         berth == Some(one.from) && cluster.hosts.contains_key(&one.to)
@@ -177,5 +182,4 @@ pub(super) fn note_proposals(
     if proposals != cluster.proposals {
         cluster.put_proposals(proposals);
     }
-    Ok(Outcome::Done)
 }

@@ -1,10 +1,10 @@
 //! Each command: what it does, and each reason for which it is refused.
 
 mod hosts;
-mod steer;
 mod laws;
 mod orphans;
 mod requests;
+mod steer;
 mod vms;
 
 use berth_model::host::Liveness;

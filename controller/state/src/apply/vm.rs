@@ -264,7 +264,8 @@ fn has_its_threads(spec: &VmSpec, host: &Host, resources: &Resources) -> bool {
         SmtPolicy::Siblings => resources.idle.is_empty(),
         SmtPolicy::WholeCores | SmtPolicy::Isolate => {
             let own: BTreeSet<ThreadId> = resources.exclusive().collect();
-            let cores: BTreeSet<_> = used.iter().filter_map(|id| topology.thread(*id)).map(|thread| thread.core).collect();
+            let cores: BTreeSet<_> =
+                used.iter().filter_map(|id| topology.thread(*id)).map(|thread| thread.core).collect();
             let whole = topology
                 .threads
                 .iter()

@@ -11,16 +11,16 @@ use berth_model::image::{ImageOnHost, ImageSpec};
 use berth_model::instancetype::{BUILT_IN, InstanceType, Preference, PreferenceSpec};
 use berth_model::meta::OwnerRef;
 use berth_model::placement::{
-    Domain, HostWish, Operator, Proposal, Requirement, Rules, Selector, Spread, Strength, Taint, TaintEffect, Toleration,
-    VmAffinity, WhenUnsatisfiable,
+    Domain, HostWish, Operator, Proposal, Requirement, Rules, Selector, Spread, Strength, Taint, TaintEffect,
+    Toleration, VmAffinity, WhenUnsatisfiable,
 };
 use berth_model::session::{Holding, Report, VmReport};
 use berth_model::testing::{
     self, IMAGE_SIZE, Machine, NOW, cluster_id, digest, host_uid, image_uid, name, observed, vm_spec, vm_uid,
 };
 use berth_model::vm::{
-    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, NodePages, NumaPolicy, Observed, Performance, Resources,
-    RunStrategy, SmtPolicy, StopReason, Tuning, Unplaced, Vm, VmSpec,
+    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, NodePages, NumaPolicy, Observed, Performance,
+    Resources, RunStrategy, SmtPolicy, StopReason, Tuning, Unplaced, Vm, VmSpec,
 };
 use berth_model::{
     Actor, ActorRole, BootId, Bytes, Condition, ConditionStatus, Epoch, Generation, Incarnation, PageSize, RequestId,
@@ -88,7 +88,8 @@ fn rules() -> Rules {
         domain,
         vms: selector(),
     };
-    let spread = |when_unsatisfiable| Spread { domain: Domain::Zone, max_skew: 300, when_unsatisfiable, vms: selector() };
+    let spread =
+        |when_unsatisfiable| Spread { domain: Domain::Zone, max_skew: 300, when_unsatisfiable, vms: selector() };
     let (key, value) = (Some("gpu".into()), Some("a100".into()));
     Rules {
         hosts: vec![selector()],

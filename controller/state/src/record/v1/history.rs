@@ -4,8 +4,8 @@ use berth_model::{HostUid, Name, RequestId, Revision, Timestamp, Uid};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Actor, Holding, Host, Image, Info, InstanceType, Mirror, Preference, Proposal, RecordError, RememberedRequest, Vm, frozen_enum,
-    frozen_struct,
+    Actor, Holding, Host, Image, Info, InstanceType, Mirror, Preference, Proposal, RecordError, RememberedRequest, Vm,
+    frozen_enum, frozen_struct,
 };
 use crate::cluster::Cluster;
 use crate::history::{self, Stored};
