@@ -266,7 +266,9 @@ struct Search<'a> {
 impl Search<'_> {
     fn fits(&mut self, changes: &[Change]) -> bool {
         let mut vm = self.vm.clone();
-        changes.iter().for_each(|change| change.apply_to(&mut vm.spec));
+        for change in changes {
+            change.apply_to(&mut vm.spec);
+        }
         let ask = Ask::of(self.index, &vm);
         choose(self.index, &vm, &ask, Mode::Spread).is_some()
     }

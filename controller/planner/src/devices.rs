@@ -43,7 +43,7 @@ pub(crate) fn enough(host: &Host, wanted: &[Wanted]) -> Result<(), Refusal> {
 pub(crate) fn refusal(host: &Host, wanted: &[Wanted], node: Option<NodeId>) -> Refusal {
     let is_there = |at: &&usize| host.inventory.devices[**at].node.is_none_or(|id| node.is_none_or(|node| node == id));
     let free = |kind: &Wanted| kind.free.iter().filter(is_there).count();
-    let short = wanted.iter().find(|kind| free(kind) < kind.count).or(wanted.last());
+    let short = wanted.iter().find(|kind| free(kind) < kind.count).or_else(|| wanted.last());
     let short = short.expect("only a VM that asks for devices is refused for them");
     Refusal::Devices {
         kind: short.kind,

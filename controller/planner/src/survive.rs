@@ -42,7 +42,9 @@ fn loss(view: &Cluster, index: &mut Index, row: usize) -> Option<Loss> {
     let mark = index.mark();
     index.lose(Some(row));
     // Also those that are being deleted go with the host.
-    vms.iter().for_each(|vm| index.try_leaving(vm, row));
+    for vm in &vms {
+        index.try_leaving(vm, row);
+    }
     vms.retain(|vm| !vm.meta.is_deleting());
     vms.sort_by_key(|vm| Reverse((vm.spec.rules.priority, vm.spec.cpus, vm.spec.memory, Reverse(vm.uid()))));
     let mut homeless = Vec::new();

@@ -110,7 +110,7 @@ impl Judge {
             let of_them = |(other, _): &&(Arc<Vm>, Resources)| {
                 other.meta.project == vm.meta.project && vms.matches(&other.meta.labels)
             };
-            let count = u32::try_from(held.iter().filter(of_them).count()).unwrap();
+            let count = u32::try_from(held.iter().filter(of_them).count()).expect("fewer VMs than 2^32");
             if count > 0 {
                 *counts.entry(part.to_owned()).or_default() += count;
             }

@@ -53,10 +53,23 @@ impl Row {
     }
 }
 
+/// What a row was before a trial.
+#[derive(Debug)]
+struct Before {
+    row: usize,
+    held: Arc<HostBookings>,
+    free: Free,
+    overbooked: Option<String>,
+    brief: Brief,
+}
+
+/// A host before and after.
+type Differing<'a> = (Option<&'a Arc<Host>>, Option<&'a Arc<Host>>);
+
 /// How to take a trial back.
 #[derive(Debug)]
 enum Undo {
-    Row { row: usize, held: Arc<HostBookings>, free: Free, overbooked: Option<String>, brief: Brief },
+    Row(Box<Before>),
     Count { vm: Arc<Vm>, row: usize, came: bool },
 }
 
@@ -105,7 +118,7 @@ impl Index {
         self.counts.trim();
         self.shapes.trim();
         let seen = std::mem::replace(&mut self.seen, view.clone());
-        let hosts: Vec<(Option<&Arc<Host>>, Option<&Arc<Host>>)> = seen
+        let hosts: Vec<Differing<'_>> = seen
             .hosts
             .diff(&view.hosts)
             .map(|item| match item {
@@ -340,13 +353,13 @@ impl Index {
 
     fn try_booking(&mut self, row: usize, change: impl FnOnce(&mut HostBookings)) {
         let standing = &self.rows[row];
-        self.journal.push(Undo::Row {
+        self.journal.push(Undo::Row(Box::new(Before {
             row,
             held: Arc::clone(&standing.held),
             free: standing.free.clone(),
             overbooked: standing.overbooked.clone(),
             brief: self.briefs[row],
-        });
+        })));
         let mut held = Arc::clone(&standing.held);
         change(Arc::make_mut(&mut held));
         self.put(row, held);
@@ -356,7 +369,8 @@ impl Index {
     pub(crate) fn take_back(&mut self, mark: usize) {
         while self.journal.len() > mark {
             match self.journal.pop() {
-                Some(Undo::Row { row, held, free, overbooked, brief }) => {
+                Some(Undo::Row(before)) => {
+                    let Before { row, held, free, overbooked, brief } = *before;
                     let standing = &mut self.rows[row];
                     (standing.held, standing.free, standing.overbooked) = (held, free, overbooked);
                     self.briefs[row] = brief;

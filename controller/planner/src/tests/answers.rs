@@ -98,7 +98,9 @@ proptest! {
         if let Some(changes) = explanation.smallest_change {
             prop_assert!(!changes.is_empty());
             let mut changed = Vm::clone(&view.vms[&vm]);
-            changes.iter().for_each(|change| change.apply_to(&mut changed.spec));
+            for change in &changes {
+                change.apply_to(&mut changed.spec);
+            }
             let fits = |vm: &Vm| view.hosts.values().any(|host| judge.could_take(vm, host));
             prop_assert!(fits(&changed), "{:?} does not make it fit", changes);
             // Not one field of it can be left out, and a single field is changed by the least amount.

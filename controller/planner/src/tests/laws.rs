@@ -102,7 +102,7 @@ proptest! {
                 3 => { world.done(delete_vm(vm)); }
                 4 => {
                     let labels = [("app".to_owned(), "b".to_owned())].into();
-                    world.done(Body::SetLabels { vm, set: labels, remove: Vec::new(), expect: Default::default() });
+                    world.done(Body::SetLabels { vm, set: labels, remove: Vec::new(), expect: berth_state::Expect::default() });
                 }
                 5 => { world.host(50 + number, Machine::cores(4).inventory()); }
                 _ => {}

@@ -413,8 +413,7 @@ fn richer_cluster() -> Cluster {
     let digest = Digest([1, 2, 3, 4]);
     cluster.checkpoints.push_back(Checkpoint { number: 2, revision: Revision(2001), digest });
     cluster.put_holding(host_uid(1), holding());
-    use ObjectKind::{Host, Image, InstanceType, Preference};
-    let kinds = [ObjectKind::Vm, Host, Image, InstanceType, Preference];
+    let kinds = [ObjectKind::Vm, ObjectKind::Host, ObjectKind::Image, ObjectKind::InstanceType, ObjectKind::Preference];
     let actors = every_actor();
     let mut number = 0;
     cluster.history = History::after(Revision(0));
