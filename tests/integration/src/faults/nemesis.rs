@@ -105,8 +105,6 @@ pub(super) struct Window {
 const CALM_MS: std::ops::Range<u64> = 2500..4500;
 /// How long a member may take to notice that its disk is full.
 const NOTICED_WITHIN: Duration = Duration::from_secs(25);
-/// How long a member may take to come back by itself once its disk has room.
-const REJOINED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Breaks the cluster until the time is over and enough operations are completed.
 pub(super) async fn run(
@@ -314,7 +312,7 @@ impl Nemesis<'_> {
             None => Some(format!("not noticed within {} s", NOTICED_WITHIN.as_secs())),
         };
         let mut helped = None;
-        if !self.cluster.is_well_within(&member, REJOINED_WITHIN).await {
+        if !self.cluster.is_well_within(&member, HEALED_WITHIN).await {
             let was = if self.cluster.runs(&member) { "did not come back" } else { "had ended" };
             helped = Some(format!("{member} {was} and was started again"));
             let again = member.clone();
