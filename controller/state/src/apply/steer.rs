@@ -10,7 +10,7 @@ use std::sync::Arc;
 use berth_model::host::{Eviction, Host, HostSpec, Liveness};
 use berth_model::placement::Proposal;
 use berth_model::vm::{Assignment, Vm};
-use berth_model::{HostUid, Meta, Stamp, Timestamp};
+use berth_model::{HostUid, Meta, Stamp, Timestamp, VmUid};
 use imbl::Vector;
 
 use super::expected;
@@ -124,6 +124,23 @@ pub(super) fn confirm_dead(
         }
     }
     Ok(Outcome::Host(uid))
+}
+
+/// Who deletes a VM wants its disks gone, also those that placements which were ended without their hosts' word left behind.
+pub(super) fn end_with_disks(cluster: &mut Cluster, changes: &mut Vec<Change>, vm: VmUid) {
+    let listing: Vec<HostUid> = cluster.strays.get(&vm).into_iter().flatten().copied().collect();
+    for uid in listing {
+        let Some(mut host) = cluster.hosts.get(&uid).map(|host| Host::clone(host)) else { continue };
+        let left = host.evictions.iter_mut().filter(|held| held.vm == vm && !held.with_disk);
+        let mut is_changed = false;
+        for held in left {
+            held.with_disk = true;
+            is_changed = true;
+        }
+        if is_changed {
+            cluster.put_host(changes, host);
+        }
+    }
 }
 
 pub(super) fn remove(

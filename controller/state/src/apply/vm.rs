@@ -157,6 +157,7 @@ pub(super) fn delete(
         return Ok(Outcome::Vm(uid));
     }
     expected("VM", &vm.meta.name, vm.meta.revision, expect)?;
+    super::steer::end_with_disks(cluster, changes, uid);
     if vm.assignment.is_none() {
         cluster.remove_vm(changes, uid);
     } else {

@@ -132,6 +132,18 @@ fn a_vm_that_was_being_deleted_on_a_dead_host_is_gone_and_its_disk_goes_when_the
 }
 
 #[test]
+fn a_vm_that_is_deleted_after_its_host_was_said_to_be_dead_leaves_no_disk_there_either() {
+    let (mut world, vm, first, second, _) = silent();
+    world.done(dead(first));
+    let kept =
+        |world: &World| world.cluster.hosts[&first].evictions.iter().map(|held| held.with_disk).collect::<Vec<_>>();
+    assert_eq!(kept(&world), [false], "what it holds may be wanted");
+    world.assign(vm, second, [0, 1], 0);
+    world.done(delete_vm(vm));
+    assert_eq!(kept(&world), [true]);
+}
+
+#[test]
 fn a_host_is_removed_only_when_it_holds_nothing_or_never_returns() {
     let (mut world, vm, first, _, _) = silent();
     assert!(matches!(world.refused(remove(first, true)), Rejection::HostInUse { .. }), "VMs have their berths there");
