@@ -11,7 +11,6 @@ use std::collections::BinaryHeap;
 use berth_model::host::Overcommit;
 use berth_model::vm::{SmtPolicy, Vm};
 use berth_model::{HostUid, Name};
-use berth_state::Stray;
 
 use crate::allocate::{Berth, Demand, allocate};
 use crate::index::{Index, Row, closed};
@@ -234,8 +233,8 @@ pub(crate) fn consider(index: &Index, vm: &Vm, ask: &Ask<'_>, row: usize) -> Res
 /// Why no host can take a VM that none can take, in the order of names: at most as many as asked for, and how many there
 /// are.
 pub(crate) fn reasons(index: &Index, vm: &Vm, ask: &Ask<'_>, most: usize) -> (usize, Vec<(Name, Refusal)>) {
-    if let Some(Stray::Orphan(host) | Stray::Evicted(host)) = index.seen.stray(vm.uid()) {
-        return (1, vec![(host.meta.name.clone(), Refusal::Orphan)]);
+    if let Some(stray) = index.seen.stray(vm.uid()) {
+        return (1, vec![Refusal::of_stray(stray)]);
     }
     let refusal = |row: &usize| {
         let refusal = consider(index, vm, ask, *row).err()?;

@@ -2,7 +2,7 @@
 
 use berth_model::Name;
 use berth_model::vm::Vm;
-use berth_state::{Cluster, Stray};
+use berth_state::Cluster;
 
 use crate::change::{Change, smallest};
 use crate::choose::{Ask, Candidate, consider};
@@ -29,8 +29,9 @@ impl Explanation {
 /// Asks every host about a VM: one that waits, one that is not created yet, or one that is placed, as if it were not.
 pub fn explain(view: &Cluster, index: &mut Index, vm: &Vm) -> Explanation {
     index.catch_up(view);
-    if let Some(Stray::Orphan(host) | Stray::Evicted(host)) = view.stray(vm.uid()) {
-        let hosts = vec![(host.meta.name.clone(), Err(Refusal::Orphan))];
+    if let Some(stray) = view.stray(vm.uid()) {
+        let (host, refusal) = Refusal::of_stray(stray);
+        let hosts = vec![(host, Err(refusal))];
         return Explanation { hosts, smallest_change: None };
     }
     let mark = index.mark();

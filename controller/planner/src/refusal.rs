@@ -6,7 +6,7 @@ use berth_model::host::{Host, NodeId, PciKind};
 use berth_model::placement::{Domain, Selector, Taint};
 use berth_model::vm::VmSpec;
 use berth_model::{Bytes, Name, PageSize};
-use berth_state::{HostBookings, Thousandths};
+use berth_state::{HostBookings, Stray, Thousandths};
 
 use crate::allocate::{Demand, allocate};
 use crate::layout::{Free, Layout};
@@ -16,6 +16,8 @@ use crate::layout::{Free, Layout};
 pub enum Refusal {
     /// A domain of this VM is there already, which the cluster did not place.
     Orphan,
+    /// An older state was put back, and the host did not yet say whether a domain of this VM is there.
+    Awaited,
     /// It is not heard of.
     NotAlive(&'static str),
     /// It takes no new VMs by an operator's word.
@@ -190,12 +192,28 @@ fn place(domain: &Domain, part: &str) -> String {
     }
 }
 
+impl Refusal {
+    /// Why a VM is placed nowhere while a domain of it may run somewhere, and which host says so.
+    pub(crate) fn of_stray(stray: Stray) -> (Name, Self) {
+        let (host, refusal) = match stray {
+            Stray::Orphan(host) | Stray::Evicted(host) => (host, Self::Orphan),
+            Stray::Awaited(host) => (host, Self::Awaited),
+        };
+        (host.meta.name.clone(), refusal)
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Orphan => write!(
                 f,
                 "has a domain of this VM already, as an orphan; it is started nowhere until that is adopted or removed"
+            ),
+            Self::Awaited => write!(
+                f,
+                "did not report since an older state was put back, and the VM may run there; it is started nowhere until the \
+                 host reports, or is confirmed dead or removed"
             ),
             Self::NotAlive(how) => write!(f, "is {how}: not heard of"),
             Self::Cordoned => write!(f, "is cordoned"),

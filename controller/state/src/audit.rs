@@ -93,6 +93,11 @@ fn hosts(cluster: &Cluster, broken: &mut Vec<String>) {
     if strays != cluster.strays {
         broken.push("the index of strays is not what the hosts list".into());
     }
+    let awaited: imbl::OrdSet<_> =
+        cluster.hosts.values().filter(|host| host.awaited.is_some()).map(|host| host.uid()).collect();
+    if awaited != cluster.awaited {
+        broken.push("the index of awaited hosts is not what the hosts say".into());
+    }
     if cluster.host_names.len() != cluster.hosts.len() {
         broken.push(format!("{} names for {} hosts", cluster.host_names.len(), cluster.hosts.len()));
     }

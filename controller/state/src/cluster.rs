@@ -73,6 +73,8 @@ pub struct Cluster {
     pub(crate) waiting: OrdMap<VmUid, ()>,
     /// Index: VMs that hosts list as orphans or hold by a placement that ended without their word.
     pub(crate) strays: OrdMap<VmUid, OrdSet<HostUid>>,
+    /// Index: hosts that did not yet say what runs on them since an older state was put back.
+    pub(crate) awaited: OrdSet<HostUid>,
 }
 
 /// Why a VM must not be placed, or not there: a domain of it may run on a host that the cluster did not choose for it.
@@ -82,6 +84,8 @@ pub enum Stray {
     Orphan(Arc<Host>),
     /// The host is heard of again and has not yet reported the end of a placement that was ended without its word.
     Evicted(Arc<Host>),
+    /// An older state was put back, and the host did not yet say what runs on it; the VM is of that time.
+    Awaited(Arc<Host>),
 }
 
 /// Which hosts, bookings and waiting VMs there were. Cheap to take and to compare: by identity, not by content.
@@ -184,12 +188,19 @@ impl Cluster {
     /// A host that is not heard of and whose VMs were ended by an operator's word forbids nothing: that word was that they
     /// do not run.
     pub fn stray(&self, vm: VmUid) -> Option<Stray> {
-        let listing = self.strays.get(&vm)?;
-        listing.iter().filter_map(|host| self.hosts.get(host)).find_map(|host| {
+        let hosts = |uids: Option<&OrdSet<HostUid>>| {
+            uids.into_iter().flatten().filter_map(|host| self.hosts.get(host)).cloned().collect::<Vec<_>>()
+        };
+        let listed = hosts(self.strays.get(&vm)).into_iter().find_map(|host| {
             if host.orphans.iter().any(|orphan| orphan.vm == vm) {
-                return Some(Stray::Orphan(Arc::clone(host)));
+                return Some(Stray::Orphan(host));
             }
-            (host.liveness == Liveness::Alive).then(|| Stray::Evicted(Arc::clone(host)))
+            (host.liveness == Liveness::Alive).then_some(Stray::Evicted(host))
+        });
+        listed.or_else(|| {
+            let created = self.vms.get(&vm)?.meta.created_at;
+            let is_of_that_time = |host: &Arc<Host>| host.awaited.is_some_and(|until| created <= until);
+            hosts(Some(&self.awaited)).into_iter().find(is_of_that_time).map(Stray::Awaited)
         })
     }
 
@@ -203,6 +214,11 @@ impl Cluster {
     pub(crate) fn index_host(&mut self, before: Option<&Host>, after: Option<&Host>) {
         let (old, new) = (before.map(strays).unwrap_or_default(), after.map(strays).unwrap_or_default());
         if let Some(host) = before.or(after).map(Host::uid) {
+            if after.is_some_and(|host| host.awaited.is_some()) {
+                self.awaited.insert(host);
+            } else {
+                self.awaited.remove(&host);
+            }
             for gone in old.difference(&new) {
                 let mut listing = self.strays.remove(gone).unwrap_or_default();
                 listing.remove(&host);

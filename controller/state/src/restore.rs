@@ -60,7 +60,14 @@ fn forgotten(host: &Host, at: Timestamp) -> Host {
         hugepages: Vec::new(),
         ..host.inventory.clone()
     };
-    Host { liveness: Liveness::Lost, liveness_since: at, inventory, orphans: Vec::new(), ..host.clone() }
+    Host {
+        liveness: Liveness::Lost,
+        liveness_since: at,
+        inventory,
+        orphans: Vec::new(),
+        awaited: Some(at),
+        ..host.clone()
+    }
 }
 
 #[cfg(test)]

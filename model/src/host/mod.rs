@@ -158,6 +158,9 @@ pub struct Host {
     pub orphans: Vec<Orphan>,
     /// Placements that were ended without its word, in ascending order of VM.
     pub evictions: Vec<Eviction>,
+    /// From when an older state of the cluster was put back until the host said what runs on it, or an operator that nothing
+    /// does: the entry time at which that state ended. VMs of that time may run there without being known to.
+    pub awaited: Option<Timestamp>,
 }
 
 impl Host {

@@ -168,6 +168,7 @@ pub fn host(number: u32, inventory: Inventory) -> Host {
         images: BTreeMap::from([(digest(1), ImageOnHost::Verified { virtual_size: IMAGE_SIZE })]),
         orphans: Vec::new(),
         evictions: Vec::new(),
+        awaited: None,
     }
 }
 

@@ -21,6 +21,8 @@ pub fn host_to_wire(host: &Host, conditions: &[Condition], used: v1::HostUse) ->
         images,
         orphans,
         evictions,
+        // Told as the reason why VMs wait.
+        awaited: _,
     } = host;
     v1::Host {
         meta: Some(meta.into()),

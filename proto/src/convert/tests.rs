@@ -191,6 +191,7 @@ fn what_is_spoken_for_is_the_sum_of_assignments_on_that_host_alone() {
         images: std::collections::BTreeMap::new(),
         orphans: vec![],
         evictions: vec![],
+        awaited: None,
     };
     let vm = |name: &str, bits, host, threads: [u32; 2]| berth_model::vm::Vm {
         meta: meta(name, bits),

@@ -38,6 +38,7 @@ pub(super) fn report(
             images: BTreeMap::new(),
             orphans: Vec::new(),
             evictions: Vec::new(),
+            awaited: None,
         },
         (None, None) => {
             return Err(Rejection::NotFound { kind: "host".into(), name: facts.uid.to_string() });
@@ -117,6 +118,7 @@ fn fold(host: &mut Host, report: &Report) {
     }
     if let Some(orphans) = &report.orphans {
         host.orphans.clone_from(orphans);
+        host.awaited = None;
     }
 }
 

@@ -99,9 +99,10 @@ pub(super) fn confirm_dead(
     }
     let incarnation = cluster.info.map(|info| info.incarnation).unwrap_or_default();
     let vms: Vec<Vm> = cluster.vms_on(uid).map(|vm| Vm::clone(vm)).collect();
-    if vms.is_empty() && host.liveness == Liveness::Lost {
+    if vms.is_empty() && host.liveness == Liveness::Lost && host.awaited.is_none() {
         return Ok(Outcome::Host(uid));
     }
+    host.awaited = None;
     if host.liveness != Liveness::Lost {
         host.liveness = Liveness::Lost;
         host.liveness_since = at;

@@ -187,6 +187,7 @@ pub(super) fn assign(
         let (elsewhere, why) = match stray {
             Stray::Orphan(host) => (host, "a domain of this VM is there already, as an orphan"),
             Stray::Evicted(host) => (host, STILL_HELD),
+            Stray::Awaited(host) => (host, "an older state was put back, and it did not yet say what runs on it"),
         };
         return Err(Rejection::HostNotTaking { name: elsewhere.meta.name.to_string(), why: why.into() });
     }

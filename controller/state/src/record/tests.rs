@@ -388,6 +388,7 @@ fn rich_cluster() -> Cluster {
     };
     let stamp = Stamp { incarnation: Incarnation(1), epoch: Epoch(9) };
     host.evictions = vec![Eviction { vm: vm_uid(60), stamp, resources: resources(), with_disk: true }];
+    host.awaited = Some(NOW);
     host.liveness = Liveness::Suspect;
     host.conditions = conditions();
     host.images.insert(digest(2), ImageOnHost::Refused { reason: "it has a backing file".into() });

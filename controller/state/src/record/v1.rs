@@ -298,6 +298,7 @@ frozen_struct! {
         images: BTreeMap<Sha256Digest, ImageOnHost>,
         orphans: Vec<Orphan>,
         evictions: Vec<Eviction>,
+        awaited: Option<Timestamp>,
     }
     Holding = model::session::Holding {
         vm: VmUid,

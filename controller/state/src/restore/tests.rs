@@ -73,6 +73,30 @@ fn nothing_is_placed_on_a_host_before_its_first_report_after_the_restore() {
     world.done(command);
 }
 
+#[test]
+fn a_vm_that_waited_is_placed_only_when_every_host_of_that_time_has_spoken_and_a_new_one_at_once() {
+    let mut world = World::new();
+    let (one, two) = (world.host(1, Machine::cores(8).inventory()), world.host(2, Machine::cores(8).inventory()));
+    let vm = world.vm(1, vm_spec(2, Bytes::mib(64)));
+    world.cluster = renew(&world.cluster, world.at, 0, Incarnation(0));
+    let speaks = |world: &mut World, host| drop(world.done(report(host, full_report(Machine::cores(8).inventory()))));
+    speaks(&mut world, 1);
+    // It may have been placed on the second host after this state was kept.
+    let command = world.assignment(vm, one, world.berth(vm, one, [2, 3], 0));
+    assert!(matches!(world.refused(command.clone()), Rejection::HostNotTaking { name, .. } if name == "h2"));
+    assert!(matches!(world.cluster.stray(vm), Some(crate::Stray::Awaited(host)) if host.uid() == two));
+    world.at = world.at.plus(Millis(1));
+    let new = world.vm(2, vm_spec(2, Bytes::mib(64)));
+    world.assign(new, one, [4, 5], 0);
+    let mut dead = world.clone();
+    dead.done(crate::Body::ConfirmDead { host: two, expect: crate::Expect::default() });
+    assert_eq!(audit(&dead.cluster), Vec::<String>::new());
+    dead.done(command.clone());
+    speaks(&mut world, 2);
+    assert_eq!(audit(&world.cluster), Vec::<String>::new());
+    world.done(command);
+}
+
 proptest! {
     #[test]
     fn two_restores_of_one_backup_never_give_the_same_revisions(
