@@ -50,8 +50,13 @@ pub fn concerned(change: &Change) -> impl Iterator<Item = HostUid> {
                 [left, entered.filter(|_| entered != left)]
             }
         },
-        // Placements of it that were ended without its word are told as absent until it says that they are.
-        Object::Host { before: Some(before), after: Some(after) } if before.evictions != after.evictions => {
+        // Placements of it that were ended without its word are told as absent until it says that they are; and whether it
+        // may start anything depends on whether it is heard of.
+        Object::Host { before, after: Some(after) }
+            if before
+                .as_deref()
+                .is_none_or(|before| before.evictions != after.evictions || before.liveness != after.liveness) =>
+        {
             [Some(after.uid()), None]
         }
         Object::Host { .. } | Object::Image { .. } | Object::InstanceType { .. } | Object::Preference { .. } => {

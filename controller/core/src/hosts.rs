@@ -177,7 +177,8 @@ impl Control {
         for (vm, why) in unopened {
             tracing::error!(vm.id = %vm, "the VM's user data cannot be opened, so its host is not told of it: {why}");
         }
-        if let Some(message) = session.desired(view.revision, wanted) {
+        let liveness = view.hosts.get(&session.host()).map(|host| host.liveness);
+        if let Some(message) = session.desired(view.revision, wanted, liveness) {
             send(outbound, message).await;
         }
     }

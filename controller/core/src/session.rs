@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_model::host::Liveness;
 use berth_model::session::{DesiredEntry, Hello, PROTOCOL, Report, ToController, ToHost, Welcome};
 use berth_model::{Actor, ActorRole, ClusterId, HostUid, Incarnation, Name, Revision, Term, Timestamp, VmUid};
 use berth_state::{Batch, Body, Cluster, Command, HostFacts};
@@ -132,6 +133,8 @@ pub fn batch(bodies: Vec<Body>, at: Timestamp) -> Batch {
 pub struct HostSession {
     facts: HostFacts,
     sent: Option<(Revision, BTreeMap<VmUid, DesiredEntry>)>,
+    /// Whether the cluster counted on the host when the last set was looked up.
+    is_counted_on: bool,
     controllers: Vec<String>,
     last_report: u64,
 }
@@ -172,7 +175,7 @@ impl HostSession {
             heartbeat_every: HEARTBEAT_EVERY,
             overrides,
         });
-        Ok((Self { facts, sent: None, controllers: Vec::new(), last_report: 0 }, welcome))
+        Ok((Self { facts, sent: None, is_counted_on: false, controllers: Vec::new(), last_report: 0 }, welcome))
     }
 
     /// Refuses a host that claims the identity or bears the name of another one: a host's certificate gives it its own
@@ -195,20 +198,24 @@ impl HostSession {
         self.facts.uid
     }
 
-    /// Whether the whole set was sent.
-    pub fn is_serving(&self) -> bool {
-        self.sent.is_some()
-    }
-
-    /// The host's desired set as one view shows it. The first call must come from a view that was read linearizably
-    /// after the Hello. Nothing to say: none.
-    pub fn desired(&mut self, revision: Revision, wanted: BTreeMap<VmUid, DesiredEntry>) -> Option<ToHost> {
+    /// The host's desired set as one view shows it, and how the host is by that view; none if it is not known there yet.
+    /// The first call must come from a view that was read linearizably after the Hello. Nothing to say: none.
+    pub fn desired(
+        &mut self,
+        revision: Revision,
+        wanted: BTreeMap<VmUid, DesiredEntry>,
+        liveness: Option<Liveness>,
+    ) -> Option<ToHost> {
+        let is_older = self.sent.as_ref().is_some_and(|(sent_at, _)| revision < *sent_at);
+        if !is_older {
+            self.is_counted_on = liveness == Some(Liveness::Alive);
+        }
         let Some((sent_at, sent)) = &mut self.sent else {
             let entries = wanted.values().cloned().collect();
             self.sent = Some((revision, wanted));
             return Some(ToHost::DesiredSet { revision, entries });
         };
-        if revision < *sent_at {
+        if is_older {
             return None;
         }
         let entries: Vec<_> =
@@ -259,9 +266,12 @@ impl HostSession {
         }
     }
 
-    /// A heartbeat arrived: the answer. Permission to start is given only once the set was sent.
+    /// A heartbeat arrived: the answer. Permission to start is given only once the set was sent, and only while the cluster
+    /// counts on the host: one that it does not hear of may be given up by an operator's word in the next moment, and what
+    /// has its berths there would then be started elsewhere.
     pub fn heartbeat(&self, number: u64) -> ToHost {
-        let may_start_for = if self.is_serving() { MAY_START_FOR } else { berth_model::Millis(0) };
+        let may_start = self.sent.is_some() && self.is_counted_on;
+        let may_start_for = if may_start { MAY_START_FOR } else { berth_model::Millis(0) };
         ToHost::HeartbeatAck { number, may_start_for }
     }
 }

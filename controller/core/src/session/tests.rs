@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use berth_model::host::Liveness;
 use berth_model::session::{DesiredEntry, Hello, ProtocolRange, Report, ToHost, Welcome};
 use berth_model::testing::{Machine, cluster_id, vm_spec};
 use berth_model::{Bytes, Incarnation, Millis, Revision, Term, VmUid};
@@ -107,7 +108,10 @@ fn the_whole_set_is_sent_once_and_then_only_what_changed() {
     let second = world.vm(2, vm_spec(1, Bytes::mib(64)));
     world.assign(first, host, [0], 0);
     let mut session = session();
-    let mut tell = |world: &World| session.desired(world.cluster.revision, desired(&world.cluster, host, &Mirror).0);
+    let mut tell = |world: &World| {
+        let wanted = desired(&world.cluster, host, &Mirror).0;
+        session.desired(world.cluster.revision, wanted, Some(Liveness::Alive))
+    };
     let ids = |entries: &[DesiredEntry]| entries.iter().map(DesiredEntry::vm).collect::<Vec<VmUid>>();
 
     let Some(ToHost::DesiredSet { revision, entries }) = tell(&world) else { panic!("the whole set comes first") };
@@ -132,23 +136,38 @@ fn the_whole_set_is_sent_once_and_then_only_what_changed() {
 #[test]
 fn an_empty_set_is_sent_too_and_an_older_view_says_nothing() {
     let mut session = session();
-    let set = session.desired(Revision(9), BTreeMap::new());
+    let set = session.desired(Revision(9), BTreeMap::new(), None);
     assert_eq!(set, Some(ToHost::DesiredSet { revision: Revision(9), entries: Vec::new() }));
     let mut world = World::new();
     let host = world.host(1, Machine::cores(8).inventory());
     let vm = world.vm(1, vm_spec(1, Bytes::mib(64)));
     world.assign(vm, host, [0], 0);
     let newer = desired(&world.cluster, host, &Mirror).0;
-    assert_eq!(session.desired(Revision(8), newer.clone()), None);
-    assert!(session.desired(Revision(10), newer).is_some());
+    assert_eq!(session.desired(Revision(8), newer.clone(), None), None);
+    assert!(session.desired(Revision(10), newer, None).is_some());
 }
 
 #[test]
 fn permission_to_start_comes_only_after_the_set() {
     let mut session = session();
     assert_eq!(session.heartbeat(1), ToHost::HeartbeatAck { number: 1, may_start_for: Millis(0) });
-    session.desired(Revision(1), BTreeMap::new());
+    session.desired(Revision(1), BTreeMap::new(), Some(Liveness::Alive));
     assert_eq!(session.heartbeat(2), ToHost::HeartbeatAck { number: 2, may_start_for: MAY_START_FOR });
+}
+
+#[test]
+fn a_host_that_the_cluster_does_not_hear_of_starts_nothing() {
+    let mut session = session();
+    let none = |number| ToHost::HeartbeatAck { number, may_start_for: Millis(0) };
+    for (number, liveness) in [(1, None), (2, Some(Liveness::Suspect)), (3, Some(Liveness::Lost))] {
+        session.desired(Revision(number), BTreeMap::new(), liveness);
+        assert_eq!(session.heartbeat(number), none(number), "{liveness:?}");
+    }
+    session.desired(Revision(4), BTreeMap::new(), Some(Liveness::Alive));
+    session.desired(Revision(3), BTreeMap::new(), Some(Liveness::Lost));
+    assert_eq!(session.heartbeat(4), ToHost::HeartbeatAck { number: 4, may_start_for: MAY_START_FOR }, "an older view");
+    session.desired(Revision(5), BTreeMap::new(), Some(Liveness::Lost));
+    assert_eq!(session.heartbeat(5), none(5));
 }
 
 #[test]
