@@ -12,6 +12,8 @@ use berth_model::{Bytes, Name};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::passthrough::Chosen;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -73,6 +75,10 @@ pub struct Config {
     /// Pages of 2 MiB that the kernel is asked for at start, over the whole host. Default: whatever is there stays.
     #[serde(default)]
     pub hugepages_2m: Option<u64>,
+    /// PCI devices that VMs may be given, each by its address (`0000:3b:00.0`) or all of one kind (`10de:2204`). Default:
+    /// none. The devices must be in IOMMU groups in which everything else is named too.
+    #[serde(default, deserialize_with = "texts")]
+    pub pci_devices: Vec<Chosen>,
     /// Ordinary memory that is kept for the host itself. Default `1GiB`.
     #[serde(default = "Config::default_host_memory", deserialize_with = "text")]
     pub host_memory: Bytes,
@@ -211,6 +217,17 @@ where
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
+/// The same of a list of texts.
+fn texts<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr,
+    T::Err: fmt::Display,
+{
+    let parse = |text: String| text.parse().map_err(D::Error::custom);
+    Vec::<String>::deserialize(deserializer)?.into_iter().map(parse).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +245,7 @@ mod tests {
         sysfs_root = "/"
         host_cores = 0
         hugepages_2m = 512
+        pci_devices = ["0000:3b:00.0", "10de:2204"]
         host_memory = "1GiB"
         [tls]
         ca = "/etc/berth/tls/ca.pem"

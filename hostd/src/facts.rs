@@ -5,13 +5,14 @@
 use std::path::Path;
 
 use berth_hostsys::kvm::Preflight;
-use berth_hostsys::{hugepages, memory, topology};
+use berth_hostsys::{hugepages, memory, pci, topology};
 use berth_model::condition::{Condition, ConditionStatus};
 use berth_model::host::{HugepagePool, Inventory, NodeMemory, Topology};
 use berth_model::vm::Accelerator;
 use berth_model::{PageSize, Timestamp};
 
 use crate::config::{Config, LabSlice};
+use crate::passthrough;
 
 /// The host's own account of itself.
 #[derive(Clone, Debug)]
@@ -46,13 +47,17 @@ pub fn gather(config: &Config, preflight: &Preflight, now: Timestamp) -> Result<
     if let Some(slice) = &config.lab_slice {
         conditions.push(shared_machine(slice, now));
     }
+    let (devices, problems) = passthrough::select(&pci::read(root)?, &config.pci_devices);
+    if !config.pci_devices.is_empty() {
+        conditions.push(devices_ready(devices.len(), &problems, now));
+    }
     let reserve = topology.host_reserve(config.host_cores);
     let inventory = Inventory {
         topology,
         reserve,
         memory,
         hugepages: pools,
-        devices: Vec::new(),
+        devices,
         accelerator: preflight.report(),
         versions: vec![berth_hostsys::kernel_version(Path::new("/"))?],
         overlap: config.lab_slice.is_some(),
@@ -111,6 +116,20 @@ fn hugepages_ready(pools: &[HugepagePool], wanted: Option<u64>, since: Timestamp
             condition("HugepagesReady", true, "AsConfigured", format!("{given} pages of 2MiB are there"), since)
         }
     }
+}
+
+fn devices_ready(count: usize, problems: &[String], since: Timestamp) -> Condition {
+    if problems.is_empty() {
+        return condition(
+            "PciDevicesReady",
+            true,
+            "AsConfigured",
+            format!("{count} devices can be given to VMs"),
+            since,
+        );
+    }
+    let message = format!("{count} devices can be given to VMs; {}", problems.join("; "));
+    condition("PciDevicesReady", false, "NotAllUsable", message, since)
 }
 
 fn shared_machine(slice: &LabSlice, since: Timestamp) -> Condition {
@@ -218,6 +237,17 @@ mod tests {
         let condition = find(&facts, "HugepagesReady");
         assert_eq!(condition.status, ConditionStatus::False);
         assert!(condition.message.contains("500") && condition.message.contains("gave 200"), "{}", condition.message);
+    }
+
+    #[test]
+    fn devices_that_are_named_and_not_there_are_told() {
+        let root = machine();
+        assert!(facts_of(root.path(), "", "").conditions.iter().all(|condition| condition.kind != "PciDevicesReady"));
+        let facts = facts_of(root.path(), "pci_devices = [\"10de:2204\"]", "");
+        let condition = find(&facts, "PciDevicesReady");
+        assert_eq!(condition.status, ConditionStatus::False);
+        assert!(condition.message.contains("no PCI device 10de:2204"), "{}", condition.message);
+        assert!(facts.inventory.devices.is_empty());
     }
 
     #[test]

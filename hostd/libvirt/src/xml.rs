@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use berth_host::step::DomainSpec;
-use berth_model::host::NodeId;
+use berth_model::host::{NodeId, PciAddress};
 use berth_model::vm::{Accelerator, CpuShape, NodePages};
 use berth_model::{Bytes, PageSize};
 
@@ -341,8 +341,25 @@ fn devices(
         .child(Element::new("console").attr("type", "pty").child(Element::new("target").attr("type", "serial")))
         .children(capabilities.unix_channel.then_some(agent))
         .children(vnc)
+        .children(spec.resources.devices.iter().copied().map(passed_through))
         .children(capabilities.rng.then_some(rng))
         .child(model_none("memballoon")))
+}
+
+/// A device of the host that the guest has for itself. Libvirt takes it from its driver before the start and gives it back
+/// at the end (`managed`).
+fn passed_through(at: PciAddress) -> Element {
+    let hex = |number: u32, digits: usize| format!("0x{number:0digits$x}");
+    let address = Element::new("address")
+        .attr("domain", hex(at.domain, 4))
+        .attr("bus", hex(at.bus.into(), 2))
+        .attr("slot", hex(at.device.into(), 2))
+        .attr("function", hex(at.function.into(), 1));
+    Element::new("hostdev")
+        .attr("mode", "subsystem")
+        .attr("type", "pci")
+        .attr("managed", "yes")
+        .child(Element::new("source").child(address))
 }
 
 fn main_disk(

@@ -10,6 +10,7 @@ mod files;
 pub mod hugepages;
 pub mod kvm;
 pub mod memory;
+pub mod pci;
 pub mod topology;
 
 pub use boot::{boot_id, boottime, kernel_version};

@@ -54,6 +54,18 @@ fn a_vm_that_shares_threads_is_pinned_nowhere_and_comes_out_as_kept() {
 }
 
 #[test]
+fn a_device_is_passed_through_by_its_address_and_comes_out_as_kept() {
+    for release in Release::ALL {
+        let mut spec = spec(Accelerator::Kvm, &[2, 3], &[(0, 128)]);
+        spec.resources.devices = ["0000:3b:00.1", "0001:af:1f.0"].map(|address| address.parse().unwrap()).into();
+        let rendered = render(&spec, &files(), &capabilities(release, Accelerator::Kvm)).unwrap();
+        let source = "<address domain=\"0x0001\" bus=\"0xaf\" slot=\"0x1f\" function=\"0x0\"/>";
+        assert!(rendered.xml.contains(source), "{}", rendered.xml);
+        golden(release, "two-devices-kvm.xml", &rendered.xml);
+    }
+}
+
+#[test]
 fn a_disk_without_direct_io_comes_out_as_kept_and_says_so() {
     for release in Release::ALL {
         let spec = spec(Accelerator::Tcg, &[2, 3], &[(0, 128)]);
