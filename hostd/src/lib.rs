@@ -13,5 +13,5 @@ mod images;
 pub mod known_controllers;
 pub mod ledger_store;
 mod link;
-mod passthrough;
+pub mod passthrough;
 pub mod service;
