@@ -14,6 +14,7 @@ mod fix;
 mod image;
 mod lab;
 mod portability;
+mod sim;
 mod soak;
 mod steps;
 mod test;
@@ -55,6 +56,9 @@ enum Command {
     /// A cluster on this machine that stays until it is taken down
     #[command(subcommand)]
     Lab(lab::Args),
+    /// Simulates a large world, a history from its seed, or many of them; builds the release profile first
+    #[command(disable_help_flag = true)]
+    Sim(sim::Args),
     /// The long runs: what the tests do for minutes, for an hour and more
     Soak(soak::Args),
     /// Installs, builds and links in a plain Debian chroot without backports
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Lab(args) => lab::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Soak(args) => soak::run(&args),
         Command::Portability(args) => portability::run(&args),
     };

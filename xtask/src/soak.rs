@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// The first of the seeds
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How many simulated histories, of the part `sim`
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    histories: u64,
     /// Goes on behind the last phase that passed on this commit
     #[arg(long)]
     resume: bool,
@@ -37,11 +40,16 @@ pub(crate) struct Args {
 enum Part {
     /// The replicated log: power cuts, kills, damaged bytes, simulated and real faults
     Raft,
+    /// The simulated world: as many histories as asked for, in phases
+    Sim,
 }
+
+/// Histories in one phase: some minutes.
+const HISTORIES_AT_ONCE: u64 = 10_000;
 
 /// One long run: its name, and the words that start it.
 struct Phase {
-    name: &'static str,
+    name: String,
     program: Program,
     words: Vec<String>,
     environment: Vec<(&'static str, String)>,
@@ -50,14 +58,16 @@ struct Phase {
 enum Program {
     /// Lies in the target folder.
     Ours(&'static str),
+    /// The same, as it is shipped.
+    Release(&'static str),
     /// Cargo itself, for what only exists as a test.
     Cargo,
 }
 
 impl Phase {
-    fn new(name: &'static str, program: Program, words: &str) -> Self {
+    fn new(name: impl Into<String>, program: Program, words: &str) -> Self {
         let words = words.split_whitespace().map(str::to_owned).collect();
-        Self { name, program, words, environment: Vec::new() }
+        Self { name: name.into(), program, words, environment: Vec::new() }
     }
 
     fn with(mut self, key: &'static str, value: u64) -> Self {
@@ -68,6 +78,7 @@ impl Phase {
     fn command(&self) -> Command {
         let mut command = match self.program {
             Program::Ours(name) => checkout::command(&lab::binaries().join(name).to_string_lossy()),
+            Program::Release(name) => checkout::command(&lab::target().join("release").join(name).to_string_lossy()),
             Program::Cargo => checkout::cargo(),
         };
         command.args(&self.words).envs(self.environment.iter().map(|(key, value)| (*key, value)));
@@ -81,8 +92,21 @@ impl Phase {
     }
 }
 
-fn phases(part: Part, minutes: u32, seed: u64) -> Vec<Phase> {
+fn phases(part: Part, minutes: u32, seed: u64, histories: u64) -> Vec<Phase> {
     match part {
+        Part::Sim => {
+            let firsts = (0..histories).step_by(usize::try_from(HISTORIES_AT_ONCE).expect("it fits into 32 bits"));
+            firsts
+                .map(|done| {
+                    let (first, count) = (seed + done, HISTORIES_AT_ONCE.min(histories - done));
+                    Phase::new(
+                        format!("{count} histories from seed {first}"),
+                        Program::Release("berth-sim"),
+                        &format!("histories --first {first} --histories {count}"),
+                    )
+                })
+                .collect()
+        }
         Part::Raft => vec![
             Phase::new(
                 "100 power cuts, log",
@@ -153,16 +177,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let mut steps = Steps::default();
     let is_built = steps.run("build", "mend the errors above", || {
-        checkout::run(checkout::cargo().args(["build", "--workspace", "--all-targets"]))
+        checkout::run(checkout::cargo().args(match args.part {
+            Part::Raft => ["build", "--workspace", "--all-targets"],
+            Part::Sim => ["build", "--release", "--package=berth-sim"],
+        }))
     });
-    for phase in phases(args.part, args.minutes, args.seed).iter().filter(|_| is_built) {
-        if let Some(seconds) = passed.phases.get(phase.name) {
+    for phase in phases(args.part, args.minutes, args.seed, args.histories).iter().filter(|_| is_built) {
+        if let Some(seconds) = passed.phases.get(&phase.name) {
             eprintln!("==> {}: passed before, in {seconds} s", phase.name);
             continue;
         }
         let begun = std::time::Instant::now();
-        if steps.run(phase.name, &phase.alone(), || checkout::run(&mut phase.command())) {
-            passed.phases.insert(phase.name.to_owned(), begun.elapsed().as_secs());
+        if steps.run(&phase.name, &phase.alone(), || checkout::run(&mut phase.command())) {
+            passed.phases.insert(phase.name.clone(), begun.elapsed().as_secs());
             passed.save(&file)?;
         }
     }
@@ -181,6 +208,21 @@ mod tests {
         passed.save(&file).unwrap();
         assert_eq!(Passed::load(&file, "abc").phases, passed.phases);
         assert!(Passed::load(&file, "def").phases.is_empty());
+    }
+
+    #[test]
+    fn simulated_histories_are_told_apart_by_their_seeds_and_none_is_run_twice() {
+        let phases = phases(Part::Sim, 30, 5, 2 * HISTORIES_AT_ONCE + 7);
+        let names: Vec<_> = phases.iter().map(|phase| phase.name.as_str()).collect();
+        assert_eq!(
+            names,
+            ["10000 histories from seed 5", "10000 histories from seed 10005", "7 histories from seed 20005"]
+        );
+        assert!(
+            phases[2].alone().ends_with("berth-sim histories --first 20005 --histories 7"),
+            "{}",
+            phases[2].alone()
+        );
     }
 
     #[test]

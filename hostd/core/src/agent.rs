@@ -368,15 +368,16 @@ impl Agent {
         self.scans.next = now.boot.plus(SCAN_EVERY);
         self.set_condition(ConditionStatus::True, "Scanned", "all domains of this host are seen".into(), now.wall);
         let scan = Scan::new(number, self.ledger.cluster().map(|(cluster, ..)| cluster), seen);
-        for (vm, entry) in self.ledger.entries().clone() {
+        let vms: Vec<VmUid> = self.ledger.entries().keys().copied().collect();
+        for vm in vms {
             let progress = self.progress.entry(vm).or_default();
             if progress.under_way.is_some() || number <= progress.stale_scans {
                 continue;
             }
             let domain = scan.domains.get(&vm);
             let journal = self.ledger.journal(vm).observed(domain, progress.taken_down, now);
+            progress.seen(&self.ledger.entries()[&vm], domain);
             self.ledger.set_journal(vm, journal);
-            progress.seen(&entry, domain);
         }
         let (entries, in_flight) = (self.ledger.entries(), &self.in_flight);
         self.progress.retain(|vm, progress| {
@@ -515,13 +516,18 @@ impl Agent {
         if self.told.is_none() && !self.session.permission().confirmed {
             return;
         }
+        let holdings = self.holdings();
+        // Most of what happens changes nothing that is told.
+        if self.told.as_ref().is_some_and(|told| self.is_pictured_by(told, &holdings)) {
+            return;
+        }
         let picture = Picture {
             inventory: self.inventory.clone(),
             conditions: self.conditions.clone(),
             images: self.images.clone(),
             vms: self.vms.clone(),
             orphans: self.orphans.clone(),
-            holdings: self.holdings(),
+            holdings,
         };
         let blind = self.scans.tried && self.vms.is_none();
         if let Some(report) = picture.report(self.last_report + 1, self.told.as_ref(), blind) {
@@ -531,6 +537,17 @@ impl Agent {
             self.session.report(report, &mut effects);
             self.carry(effects, outputs);
         }
+    }
+
+    /// Whether what would be told is just this.
+    fn is_pictured_by(&self, picture: &Picture, held: &[Holding]) -> bool {
+        let Picture { inventory, conditions, images, vms, orphans, holdings } = picture;
+        self.vms == *vms
+            && self.orphans == *orphans
+            && self.conditions == *conditions
+            && self.inventory == *inventory
+            && self.images == *images
+            && *holdings == held
     }
 
     /// What is remembered of the orphans' placements.

@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("berth-planner", &["berth-model", "berth-state"]),
     ("berth-control", &["berth-model", "berth-planner", "berth-state"]),
     ("berth-host", &["berth-frame", "berth-model"]),
+    ("berth-simhost", &["berth-host", "berth-model"]),
     ("berth-libvirt", &["berth-host", "berth-model"]),
     ("berth-hoststorage", &["berth-host", "berth-model"]),
     ("berth-hostsys", &["berth-host", "berth-model"]),
@@ -52,6 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("berth-cli", &["berth-frame", "berth-model", "berth-pki", "berth-proto", "berth-telemetry"]),
     ("berth-lab", &["berth-pki", "berth-proto"]),
     ("berth-linearizability", &[]),
+    ("berth-sim", &["berth-control", "berth-host", "berth-model", "berth-planner", "berth-simhost", "berth-state"]),
     ("berth-raftsim", &["berth-linearizability", "berth-raft"]),
     ("berth-durability", &["berth-host", "berth-hostd", "berth-model", "berth-raft"]),
     (
@@ -93,6 +95,7 @@ const CLOSURES: &[(&str, &[&str])] = &[
     ("berth-planner", &["tokio", "tonic", "prost", "sled", "openraft", "virt", "rustls"]),
     ("berth-control", &["tonic", "prost", "sled", "openraft", "virt", "rustls"]),
     ("berth-host", &["tokio", "tonic", "prost", "sled", "openraft", "virt", "rustls"]),
+    ("berth-simhost", &["tokio", "tonic", "prost", "sled", "openraft", "virt", "rustls"]),
 ];
 
 /// Every dependency between crates of ours is one of the table's arrows.

@@ -1,0 +1,98 @@
+//! Whether all is as it should be, and what operators do about what only they may decide.
+
+use berth_control::admit::{OrphanTarget, Target};
+use berth_control::status;
+use berth_host::agent::Agent;
+use berth_model::host::Liveness;
+use berth_model::vm::{RunStrategy, VmPhase};
+
+use super::client::Wish;
+use super::{MEMBERS, World};
+
+/// What must not change any more while nobody asks for anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Stillness {
+    revision: u64,
+    commands: u64,
+    steps: u64,
+}
+
+impl World {
+    /// The state of affairs, to be compared with a later one.
+    pub(crate) fn stillness(&self) -> Stillness {
+        Stillness { revision: self.front().revision.0, commands: self.log.commands, steps: self.steps }
+    }
+
+    /// What is not as it should be; none if all is.
+    pub(crate) fn unsettled(&self) -> Option<String> {
+        if self.clients.open > 0 {
+            return Some(format!("{} requests are not answered", self.clients.open));
+        }
+        if self.log.leader.is_none() {
+            return Some("nobody leads".into());
+        }
+        let committed = self.log.committed();
+        if let Some(late) = (0..MEMBERS).find(|member| self.members[*member].applied != committed) {
+            return Some(format!("controller {late} has applied {} of {committed}", self.members[late].applied));
+        }
+        let front = self.front();
+        for (number, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.is_twin) {
+            if !host.agent.as_ref().is_some_and(Agent::has_session) {
+                return Some(format!("host {number} has no session"));
+            }
+            let Some(known) = front.hosts.get(&host.uid) else { return Some(format!("host {number} is not known")) };
+            if known.liveness != Liveness::Alive || !known.orphans.is_empty() {
+                return Some(format!("host {number} is {} with {} orphans", known.liveness, known.orphans.len()));
+            }
+            for (vm, domain) in host.machine.domains() {
+                let held = front.vms.get(vm).and_then(|vm| vm.assignment.as_ref());
+                if held.is_none_or(|held| held.host != host.uid || held.epoch != domain.spec.mark.stamp.epoch) {
+                    let is_older = held.is_some_and(|held| held.host == host.uid);
+                    // A guest that was adopted runs on as it was started.
+                    if !is_older {
+                        return Some(format!("the domain of {vm} on host {number} is placed by {held:?}"));
+                    }
+                }
+            }
+        }
+        front.vms.values().find_map(|vm| {
+            let uid = vm.uid();
+            let phase = status::derive(front, vm);
+            let wanted = match vm.spec.run {
+                RunStrategy::Always => VmPhase::Running,
+                RunStrategy::Halted if vm.assignment.is_none() => VmPhase::Pending,
+                RunStrategy::Halted => VmPhase::Stopped,
+            };
+            if phase.phase != wanted {
+                return Some(format!("{uid} is {}, not {wanted}: {}", phase.phase, phase.message));
+            }
+            let held = vm.assignment.as_ref()?;
+            let host = self.hosts.iter().find(|host| host.uid == held.host)?;
+            let runs = host.machine.is_active(uid);
+            (runs != (vm.spec.run == RunStrategy::Always))
+                .then(|| format!("{uid} runs: {runs}, and is told as {wanted}"))
+        })
+    }
+
+    /// Operators look after what nobody else may decide about: orphans are adopted or removed.
+    pub(crate) fn tidy_up(&mut self) {
+        let front = self.front().clone();
+        for host in front.hosts.values() {
+            for orphan in &host.orphans {
+                let known = front.vms.get(&orphan.vm);
+                let is_placed = known.is_some_and(|vm| vm.assignment.is_some());
+                if is_placed {
+                    continue;
+                }
+                let (name, vm) = (host.meta.name.to_string(), orphan.vm.to_string());
+                let target = OrphanTarget { host: name, vm, ..OrphanTarget::default() };
+                let wish = match (known, self.dice.within(0..10)) {
+                    (None, 0..5) | (Some(_), 0..8) => Wish::Adopt(target),
+                    (None, _) => Wish::RemoveOrphan(target),
+                    (Some(known), _) => Wish::Delete(Target { name: known.meta.name.to_string(), ..Target::default() }),
+                };
+                self.wish(wish);
+            }
+        }
+    }
+}
