@@ -191,7 +191,8 @@ impl FaultKind {
             Self::Cut | Self::CutUp | Self::CutDown => 500..25_000,
             Self::SlowNetwork | Self::SlowDisk => 2000..15_000,
             Self::LedgerMissing | Self::ReturnsSmaller | Self::Twin => 3000..25_000,
-            Self::PowerCut => 1000..30_000,
+            // Some long enough for an operator to give the host up.
+            Self::PowerCut => 1000..45_000,
             Self::HypervisorAway => 500..12_000,
             Self::Revenant => 10_000..20_000,
         }

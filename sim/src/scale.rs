@@ -8,7 +8,9 @@ use std::fmt;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use berth_control::admit::HostTarget;
 use berth_model::Bytes;
+use berth_state::HostBookings;
 use berth_state::audit::audit;
 use serde::Serialize;
 
@@ -110,10 +112,14 @@ pub fn run(order: Order, mut progress: impl FnMut(usize, u64)) -> Result<Report>
         world.after(LOOK_EVERY, Event::Look);
         if world.now == LOOK_EVERY {
             world.wish(Wish::tiny());
+            for number in 0..hosts {
+                let target = HostTarget { name: format!("h{}", number + 1), ..HostTarget::default() };
+                world.wish(Wish::Host(target, Box::new(shapes::large_marks(number))));
+            }
         }
         let due = usize::try_from(world.now.saturating_sub(2000) * VMS_A_SECOND / 1000).unwrap_or(vms).min(vms);
         while asked < due {
-            let request = shapes::large_vm(&mut dice, format!("vm-{asked}"));
+            let request = shapes::large_vm(&mut dice, asked);
             // Spread over the second.
             world.wish_later(dice.within(0..LOOK_EVERY), Wish::Create(Box::new(request)));
             asked += 1;
@@ -185,32 +191,35 @@ fn figures(world: &World, steps: u64, took: f64) -> Result<Vec<Metric>> {
 fn mix(world: &World) -> Vec<Metric> {
     let front = world.front();
     let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
-    let mut most = 0;
-    let (mut threads, mut threads_booked, mut memory, mut memory_booked) = (0_usize, 0_usize, Bytes(0), Bytes(0));
+    let (mut most, mut ruled) = (0, 0_usize);
     for vm in front.vms.values() {
         *kinds.entry(shapes::kind(&vm.spec)).or_default() += 1;
+        ruled += usize::from(!vm.spec.rules.is_empty());
     }
+    let (mut cpu, mut cpu_free, mut memory, mut memory_free) = (0_u64, 0_u64, Bytes(0), Bytes(0));
     for host in front.hosts.values() {
-        let reserve = host.inventory.reserve.len();
-        threads += host.inventory.topology.threads.len() - reserve;
-        for pool in &host.inventory.hugepages {
-            memory = memory.saturating_add(Bytes(pool.total * pool.page.bytes().0));
-        }
-        if let Some(held) = front.bookings(host.uid()) {
-            most = most.max(held.count());
-            threads_booked += held.threads();
-            for pool in &host.inventory.hugepages {
-                let booked = held.pages(pool.node, pool.page) * pool.page.bytes().0;
-                memory_booked = memory_booked.saturating_add(Bytes(booked));
-            }
+        let inventory = &host.inventory;
+        let empty = HostBookings::default();
+        let held = front.bookings(host.uid()).unwrap_or(&empty);
+        most = most.max(held.count());
+        cpu += empty.free_shared_cpu(inventory);
+        cpu_free += held.free_shared_cpu(inventory);
+        memory = memory.saturating_add(empty.free_ordinary(inventory));
+        memory_free = memory_free.saturating_add(held.free_ordinary(inventory));
+        for pool in &inventory.hugepages {
+            let page = pool.page.bytes().0;
+            memory = memory.saturating_add(Bytes(pool.total * page));
+            let free = held.free_pages(inventory, pool.node, pool.page) * page;
+            memory_free = memory_free.saturating_add(Bytes(free));
         }
     }
     let share = |part: f64, whole: f64| 100.0 * part / whole.max(1.0);
     let all = front.vms.len() as f64;
     let mut metrics = vec![
-        metric("memory_booked", share(memory_booked.0 as f64, memory.0 as f64), "%", "higher"),
-        metric("threads_booked", share(threads_booked as f64, threads as f64), "%", "higher"),
+        metric("memory_booked", 100.0 - share(memory_free.0 as f64, memory.0 as f64), "%", "higher"),
+        metric("cpu_booked", 100.0 - share(cpu_free as f64, cpu as f64), "%", "higher"),
         metric("vms_on_the_fullest_host", most as f64, "VMs", "higher"),
+        metric("vms_with_rules", share(ruled as f64, all), "%", "higher"),
     ];
     metrics.extend(
         kinds.into_iter().map(|(kind, count)| metric(format!("mix_{kind}"), share(count as f64, all), "%", "higher")),

@@ -49,8 +49,9 @@ impl Group {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tally(BTreeMap<(Group, &'static str), u64>);
 
-/// Every command that is expected in the log of a run.
-const COMMANDS: [&str; 15] = [
+/// Every command that is expected in the log of a run. `NoteProposals` is not: no history is as long as the pause before a
+/// leader looks whether other placements would be better.
+const COMMANDS: [&str; 23] = [
     "Bootstrap",
     "CreateVm",
     "SetRun",
@@ -66,11 +67,19 @@ const COMMANDS: [&str; 15] = [
     "NoteHoldings",
     "AdoptOrphan",
     "RemoveOrphan",
+    "SetSpec",
+    "UpdateHost",
+    "ConfirmDead",
+    "RemoveHost",
+    "CreateInstanceType",
+    "DeleteInstanceType",
+    "CreatePreference",
+    "DeletePreference",
 ];
 
 /// Every rejection that is expected. `NeedsClusterVersion` is not: there is one version of the rules, and every program that
 /// speaks to this log has it.
-const REJECTIONS: [&str; 19] = [
+const REJECTIONS: [&str; 24] = [
     "AlreadyBootstrapped",
     "NotBootstrapped",
     "NameTaken",
@@ -90,6 +99,11 @@ const REJECTIONS: [&str; 19] = [
     "NoOrphan",
     "NothingHeld",
     "OrphanIsVm",
+    "Placed",
+    "HostHeardOf",
+    "HostInUse",
+    "BuiltIn",
+    "TooMany",
 ];
 
 const STEPS: [&str; 5] = ["prepare", "start", "shutdown", "force-off", "remove"];

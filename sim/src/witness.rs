@@ -6,7 +6,7 @@
 //! | a bound VM starts | what a machine says when a start is carried out |
 //! | starting needs a live word | what leaders granted on the wire, and what is committed, when a start begins |
 //! | absence is never an instruction | every stop and removal against the words that were ever committed |
-//! | bookings go on the host's word alone | every change that takes an assignment away, against the machine |
+//! | bookings go on the host's word alone, or an operator's that it is dead | every change that takes an assignment away, against the machine |
 //! | epochs only grow | every assignment |
 //! | replicas are equal | the digest after each entry, on each replica |
 //! | a request is carried out once, and an answer stays true | every answer of apply and every one that a client heard |
@@ -61,6 +61,8 @@ pub(crate) struct Witness {
     stamps: BTreeMap<VmUid, Stamp>,
     words: BTreeMap<VmUid, Words>,
     to_go: BTreeSet<VmUid>,
+    /// Hosts that an operator's word just ended.
+    given_up: BTreeSet<HostUid>,
     answers: BTreeMap<RequestKey, (u64, Applied)>,
     digests: BTreeMap<u64, Digest>,
     folded: BTreeMap<usize, (u64, u64)>,
@@ -182,6 +184,7 @@ impl Witness {
             }
             match &command.body {
                 Body::DeleteVm { vm, .. } | Body::RemoveOrphan { vm, .. } => drop(self.to_go.insert(*vm)),
+                Body::ConfirmDead { host, .. } if answer.result.is_ok() => drop(self.given_up.insert(*host)),
                 _ => {}
             }
             if let Some(key) = command.request {
@@ -193,6 +196,7 @@ impl Witness {
                 self.vm_changed(change, incarnation, before.as_deref(), after.as_deref(), &is_there);
             }
         }
+        self.given_up.clear();
     }
 
     fn answered(&mut self, index: u64, key: RequestKey, answer: &Applied) {
@@ -267,9 +271,10 @@ impl Witness {
                 self.broken("epochs only grow", format_args!("{vm} is assigned by {stamp} after {last:?}"));
             }
         }
-        if let Some(old) = old.filter(|old| new.is_none_or(|new| new.host != old.host))
-            && let Some(what) = is_there(old.host, vm)
-        {
+        let Some(old) = old.filter(|old| new.is_none_or(|new| new.host != old.host)) else { return };
+        if self.given_up.contains(&old.host) {
+            self.words.entry(vm).or_default().deleted_on.insert(old.host);
+        } else if let Some(what) = is_there(old.host, vm) {
             self.broken(
                 "bookings go on the host's word alone",
                 format_args!("{vm} lost its berth on {}, where {what}", old.host),

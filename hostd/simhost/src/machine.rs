@@ -6,7 +6,7 @@ use std::fmt;
 use berth_host::backend::{BackendError, DomainSeen};
 use berth_host::plan::is_active;
 use berth_host::step::{DomainSpec, Step};
-use berth_model::host::{Inventory, NodeId, ThreadId};
+use berth_model::host::{Inventory, NodeId, PciAddress, ThreadId};
 use berth_model::vm::{DomainState, StopReason};
 use berth_model::{Bytes, PageSize, Timestamp, VmUid};
 
@@ -46,6 +46,22 @@ pub enum Obstacle {
         /// As many as are left.
         left: u64,
     },
+    /// What it was promised of the threads that nobody has for himself is promised to other running domains.
+    SharedHeld {
+        /// Thousandths of a thread that it was promised.
+        wanted: u64,
+        /// As many as are left.
+        left: u64,
+    },
+    /// A device that it was given does not exist here.
+    NoDevice(PciAddress),
+    /// A device that it was given is another running domain's.
+    DeviceHeld {
+        /// Which.
+        device: PciAddress,
+        /// Whose.
+        by: VmUid,
+    },
     /// What QEMU itself needs is other running domains', or does not exist.
     OrdinaryHeld {
         /// As much as it was given.
@@ -66,6 +82,11 @@ impl fmt::Display for Obstacle {
             Self::PagesHeld { node, page, wanted, left } => {
                 write!(f, "{wanted} pages of {page} were given on node {node}, {left} are left")
             }
+            Self::SharedHeld { wanted, left } => {
+                write!(f, "{wanted} thousandths of a shared CPU thread were promised, {left} are left")
+            }
+            Self::NoDevice(device) => write!(f, "the device {device} does not exist"),
+            Self::DeviceHeld { device, by } => write!(f, "the device {device} is held by {by}, which runs"),
             Self::OrdinaryHeld { wanted, left } => write!(f, "{wanted} of ordinary memory were given, {left} are left"),
             Self::NoDisk => write!(f, "it has no disk"),
         }
@@ -188,33 +209,75 @@ impl Machine {
         if !self.disks.contains(&vm) {
             return Some(Obstacle::NoDisk);
         }
-        let others = || self.domains.values().filter(|domain| is_active(domain.state)).map(|domain| &domain.spec);
-        for thread in &spec.resources.vcpus {
-            if self.inventory.topology.thread(*thread).is_none() {
-                return Some(Obstacle::NoThread(*thread));
+        let others: Vec<&DomainSpec> =
+            self.domains.values().filter(|domain| is_active(domain.state)).map(|domain| &domain.spec).collect();
+        self.cpu_obstacle(&others, spec)
+            .or_else(|| self.memory_obstacle(&others, spec))
+            .or_else(|| self.device_obstacle(&others, spec))
+    }
+
+    fn cpu_obstacle(&self, others: &[&DomainSpec], spec: &DomainSpec) -> Option<Obstacle> {
+        let mut held = BTreeMap::new();
+        for other in others {
+            held.extend(other.resources.exclusive().map(|thread| (thread, other.mark.vm)));
+        }
+        for thread in spec.resources.exclusive() {
+            if self.inventory.topology.thread(thread).is_none() {
+                return Some(Obstacle::NoThread(thread));
             }
-            if let Some(other) = others().find(|other| other.resources.vcpus.contains(thread)) {
-                return Some(Obstacle::ThreadHeld { thread: *thread, by: other.mark.vm });
+            if let Some(by) = held.get(&thread) {
+                return Some(Obstacle::ThreadHeld { thread, by: *by });
             }
         }
+        let usable = self.inventory.topology.threads.len() - self.inventory.reserve.len();
+        let own = spec.resources.exclusive().count();
+        let capacity = 1000 * u64::try_from(usable.saturating_sub(held.len() + own)).unwrap_or(0);
+        let promised: u64 = others.iter().map(|other| other.resources.shared_cpu).sum();
+        let (wanted, left) = (spec.resources.shared_cpu, capacity.saturating_sub(promised));
+        // A pinned domain must leave the others what they were promised.
+        let is_short = wanted > left || own > 0 && promised > capacity;
+        is_short.then_some(Obstacle::SharedHeld { wanted, left })
+    }
+
+    fn memory_obstacle(&self, others: &[&DomainSpec], spec: &DomainSpec) -> Option<Obstacle> {
+        let mut given: BTreeMap<(NodeId, PageSize), u64> = BTreeMap::new();
+        for part in others.iter().flat_map(|other| &other.resources.memory) {
+            *given.entry((part.node, part.page)).or_default() += part.count;
+        }
         for part in &spec.resources.memory {
-            let (node, page) = (part.node, part.page);
-            let is_same = |other: &&berth_model::vm::NodePages| other.node == node && other.page == page;
-            let given = |spec: &DomainSpec| -> u64 {
-                spec.resources.memory.iter().filter(is_same).map(|part| part.count).sum()
-            };
-            let pools = self.inventory.hugepages.iter().filter(|pool| pool.node == node && pool.page == page);
-            let total: u64 = pools.map(|pool| pool.total).sum();
-            let left = total.saturating_sub(others().map(given).sum());
-            let wanted = given(spec);
+            let (node, page, wanted) = (part.node, part.page, part.count);
+            let held = given.entry((node, page)).or_default();
+            let left = self.pages(node, page).saturating_sub(*held);
             if wanted > left {
                 return Some(Obstacle::PagesHeld { node, page, wanted, left });
             }
+            *held += wanted;
         }
+        let ordinary = |spec: &DomainSpec| spec.resources.overhead.saturating_add(spec.resources.ordinary_pages()).0;
         let total: u64 = self.inventory.memory.iter().map(|node| node.ordinary.0).sum();
-        let held: u64 = others().map(|other| other.resources.overhead.0).sum();
-        let (wanted, left) = (spec.resources.overhead, Bytes(total.saturating_sub(held)));
+        let held: u64 = others.iter().map(|other| ordinary(other)).sum();
+        let (wanted, left) = (Bytes(ordinary(spec)), Bytes(total.saturating_sub(held)));
         (wanted > left).then_some(Obstacle::OrdinaryHeld { wanted, left })
+    }
+
+    /// All pages of this size on this node.
+    fn pages(&self, node: NodeId, page: PageSize) -> u64 {
+        if page == PageSize::Small {
+            let ordinary = self.inventory.memory.iter().filter(|memory| memory.node == node);
+            return ordinary.map(|memory| memory.ordinary.0 / page.bytes().0).sum();
+        }
+        let pools = self.inventory.hugepages.iter().filter(|pool| pool.node == node && pool.page == page);
+        pools.map(|pool| pool.total).sum()
+    }
+
+    fn device_obstacle(&self, others: &[&DomainSpec], spec: &DomainSpec) -> Option<Obstacle> {
+        spec.resources.devices.iter().find_map(|device| {
+            if self.inventory.device(*device).is_none() {
+                return Some(Obstacle::NoDevice(*device));
+            }
+            let holder = others.iter().find(|other| other.resources.devices.contains(device));
+            holder.map(|other| Obstacle::DeviceHeld { device: *device, by: other.mark.vm })
+        })
     }
 
     /// A running guest ends, by itself or because its QEMU does.

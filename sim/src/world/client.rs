@@ -7,13 +7,17 @@
 use std::collections::BTreeMap;
 
 use berth_control::ConsensusError;
-use berth_control::admit::{self, CreateImage, CreateVm, OrphanTarget, Target, UpdateLabels};
+use berth_control::admit::{
+    self, CreateImage, CreateVm, HostTarget, OrphanTarget, Target, UpdateHost, UpdateLabels, UpdateVm,
+};
 use berth_control::error::Error;
+use berth_model::host::{Host, Liveness};
+use berth_model::instancetype::PreferenceSpec;
 use berth_model::testing::{IMAGE_SIZE, digest, operator};
-use berth_model::vm::{RunStrategy, VmSpec};
-use berth_model::{HostUid, Millis, Name, RequestId, Revision, Timestamp, VmUid};
+use berth_model::vm::{RunStrategy, SmtPolicy, VmSpec};
+use berth_model::{Bytes, HostUid, Millis, Name, RequestId, Revision, Timestamp, VmUid};
 use berth_state::requests::Verdict;
-use berth_state::{Applied, Batch, Body, Cluster, Command, Expect};
+use berth_state::{Applied, Batch, Body, Cluster, Command, Expect, HostPatch};
 
 use super::member::{self, Waiter};
 use super::shapes::{self, IMAGE, Key};
@@ -34,6 +38,15 @@ pub(crate) enum Wish {
     ForgetImage(String),
     Adopt(OrphanTarget),
     RemoveOrphan(OrphanTarget),
+    Spec(Target, Box<UpdateVm>),
+    Host(HostTarget, Box<UpdateHost>),
+    /// The operator looked: the host has no power.
+    Dead(HostTarget),
+    ForgetHost(HostTarget),
+    Type(String, u32),
+    ForgetType(String),
+    Preference(String, PreferenceSpec),
+    ForgetPreference(String),
     /// Past admission.
     Raw(Body),
 }
@@ -72,6 +85,15 @@ impl Clients {
 
 fn target(vm: &berth_model::vm::Vm) -> Target {
     Target { name: vm.meta.name.to_string(), ..Target::default() }
+}
+
+/// A host just as the operator saw it: what is said of it holds for nothing later.
+fn as_seen(host: &Host) -> HostTarget {
+    HostTarget {
+        name: host.meta.name.to_string(),
+        uid: host.meta.uid.to_string(),
+        revision: Some(host.meta.revision.0),
+    }
 }
 
 fn orphan(host: HostUid, vm: VmUid, view: &Cluster) -> OrphanTarget {
@@ -141,10 +163,14 @@ impl World {
         if view.images.is_empty() && dice.percent(50) {
             return Wish::tiny();
         }
+        if let Some(wish) = self.about_hosts(&view) {
+            return wish;
+        }
+        let dice = &mut self.clients.dice;
         let living: Vec<_> = view.vms.values().filter(|vm| !vm.meta.is_deleting()).cloned().collect();
         if living.len() < self.clients.vms && dice.percent(55) {
             self.clients.names += 1;
-            let wanted = shapes::small_vm(dice, format!("vm-{known}"));
+            let wanted = shapes::small_vm(dice, known);
             return Wish::Create(Box::new(wanted));
         }
         if dice.percent(12) {
@@ -178,11 +204,47 @@ impl World {
                 })
             }
             88..90 => Wish::ForgetImage(format!("image-{}", dice.within(0..4))),
+            90..95 => {
+                let (fields, to) = shapes::change(dice);
+                Wish::Spec(target, Box::new(UpdateVm { fields, to }))
+            }
             _ => {
                 let set = BTreeMap::from([("colour".to_owned(), format!("shade-{}", dice.within(0..9)))]);
                 Wish::Labels(target, UpdateLabels { set, ..UpdateLabels::default() })
             }
         }
+    }
+
+    /// What operators do about hosts and about sizes: rarely anything.
+    fn about_hosts(&mut self, view: &Cluster) -> Option<Wish> {
+        let dark: Vec<_> = view
+            .hosts
+            .values()
+            .filter(|host| host.liveness != Liveness::Alive)
+            .filter(|host| self.homes.get(&host.uid()).is_some_and(|number| !self.hosts[*number].is_on))
+            .map(|host| as_seen(host))
+            .collect();
+        let all: Vec<_> = view.hosts.values().map(|host| as_seen(host)).collect();
+        let dice = &mut self.clients.dice;
+        if !dark.is_empty() && dice.percent(12) {
+            let dark = dark[dice.index(dark.len())].clone();
+            return Some(if dice.percent(60) { Wish::Dead(dark) } else { Wish::ForgetHost(dark) });
+        }
+        if all.is_empty() || !dice.percent(6) {
+            return None;
+        }
+        let host = all[dice.index(all.len())].clone();
+        let number = dice.within(0..3);
+        Some(match dice.within(0..10) {
+            0..6 => Wish::Host(host, Box::new(shapes::remark(dice))),
+            6 => Wish::Type(format!("size-{number}"), 1 + u32::from(dice.percent(50))),
+            7 => Wish::ForgetType(format!("size-{number}")),
+            8 => {
+                let wishes = PreferenceSpec { smt: Some(SmtPolicy::WholeCores), ..PreferenceSpec::default() };
+                Wish::Preference(format!("taste-{number}"), wishes)
+            }
+            _ => Wish::ForgetPreference(format!("taste-{number}")),
+        })
     }
 
     /// A request is sent to some controller, which admits it and passes it on to the leader that it knows.
@@ -327,6 +389,14 @@ fn admit(view: &Cluster, wish: &Wish, random: u128) -> Result<Body, Error> {
             let (host, vm) = admit::find_orphan(view, target)?;
             Body::RemoveOrphan { host, vm, expect }
         }
+        Wish::Spec(target, request) => admit::update_vm(view, target, request)?,
+        Wish::Host(target, request) => admit::update_host(view, target, request)?,
+        Wish::Dead(target) => admit::confirm_dead(view, target, &target.name)?,
+        Wish::ForgetHost(target) => admit::remove_host(view, target, false)?,
+        Wish::Type(name, cpus) => admit::create_instance_type(view, name, *cpus, Bytes::mib(64).0, random)?,
+        Wish::ForgetType(name) => admit::delete_instance_type(view, name)?,
+        Wish::Preference(name, wishes) => admit::create_preference(view, name, *wishes, random)?,
+        Wish::ForgetPreference(name) => admit::delete_preference(view, name)?,
         Wish::Raw(body) => body.clone(),
     })
 }
@@ -340,7 +410,7 @@ fn raw(dice: &mut Dice, view: &Cluster, known: u64) -> Wish {
     let host = dice.pick(&hosts).unwrap_or(HostUid(nobody.0));
     let name = |text: &str| text.parse::<Name>().expect("a short word is a name");
     let expect = Expect { revision: Some(Revision(1)) };
-    Wish::Raw(match dice.within(0..10) {
+    Wish::Raw(match dice.within(0..16) {
         0 => Body::SetRun { vm, run: RunStrategy::Always, expect },
         1 => Body::RestartVm { vm, expect: Expect::default() },
         2 => Body::SetLabels {
@@ -366,6 +436,25 @@ fn raw(dice: &mut Dice, view: &Cluster, known: u64) -> Wish {
             },
             None => Body::DeleteImage { name: name(&format!("image-{known}")) },
         },
-        _ => Body::SetLabels { vm, set: BTreeMap::new(), remove: vec!["colour".to_owned()], expect: Expect::default() },
+        9 => Body::SetLabels { vm, set: BTreeMap::new(), remove: vec!["colour".to_owned()], expect: Expect::default() },
+        10 => Body::DeleteInstanceType { name: name("standard-2") },
+        11 => Body::RemoveHost { host, never_returns: false, expect: Expect::default() },
+        12 => Body::Bootstrap { cluster: berth_model::testing::cluster_id(), version: Cluster::NEWEST_VERSION },
+        13 => match view.vms.get(&vm) {
+            Some(held) => {
+                let spec = Box::new(VmSpec { cpus: held.spec.cpus % 3 + 1, ..held.spec.clone() });
+                Body::SetSpec { vm, spec, expect: Expect::default() }
+            }
+            None => Body::DeleteImage { name: name(&format!("image-{known}")) },
+        },
+        14 => Body::ConfirmDead { host, expect },
+        _ => Body::UpdateHost {
+            host,
+            patch: Box::new(HostPatch {
+                set_labels: (0..65).map(|number| (format!("key-{number}"), String::new())).collect(),
+                ..HostPatch::default()
+            }),
+            expect: Expect::default(),
+        },
     })
 }

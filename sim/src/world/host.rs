@@ -548,11 +548,11 @@ impl World {
             Obstacle::Running => false,
             // The disk went with a removal whose answer was lost, or with a machine's: it is prepared again.
             Obstacle::NoDisk => true,
-            Obstacle::NoThread(_) => self.hosts[number].is_smaller,
-            Obstacle::PagesHeld { .. } | Obstacle::OrdinaryHeld { .. } => {
+            Obstacle::NoThread(_) | Obstacle::NoDevice(_) => self.hosts[number].is_smaller,
+            Obstacle::PagesHeld { .. } | Obstacle::OrdinaryHeld { .. } | Obstacle::SharedHeld { .. } => {
                 self.hosts[number].is_smaller || self.has_unknown_guests(number)
             }
-            Obstacle::ThreadHeld { by, .. } => self.is_unknown_guest(number, *by),
+            Obstacle::ThreadHeld { by, .. } | Obstacle::DeviceHeld { by, .. } => self.is_unknown_guest(number, *by),
         };
         if is_explained {
             self.witness.count(Group::Noted, "start hindered");

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use berth_control::{ConsensusError, Leadership};
 use berth_model::Term;
-use berth_state::{Applied, Batch, apply, record};
+use berth_state::{Applied, Batch, Body, Command, apply, record};
 
 use super::member::Waiter;
 use super::{Event, MEMBERS, World};
@@ -178,6 +178,13 @@ impl World {
             self.witness.applied(index, incarnation.unwrap_or_default(), &batch, &answers, &changes, is_there);
             if let Some(said) = said {
                 self.witness.report_applied(said);
+            }
+            // A state of before a host was given up must not be put back: its VMs run elsewhere since.
+            let gives_up = |(command, answer): (&Command, &Applied)| {
+                matches!(command.body, Body::ConfirmDead { .. }) && answer.result.is_ok()
+            };
+            if batch.commands.iter().zip(&answers).any(gives_up) {
+                self.backups.clear();
             }
         }
         self.published(number, &changes);

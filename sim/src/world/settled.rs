@@ -1,6 +1,6 @@
 //! Whether all is as it should be, and what operators do about what only they may decide.
 
-use berth_control::admit::{OrphanTarget, Target};
+use berth_control::admit::{HostTarget, OrphanTarget, Target, UpdateHost};
 use berth_control::status;
 use berth_host::agent::Agent;
 use berth_model::host::Liveness;
@@ -41,8 +41,10 @@ impl World {
                 return Some(format!("host {number} has no session"));
             }
             let Some(known) = front.hosts.get(&host.uid) else { return Some(format!("host {number} is not known")) };
-            if known.liveness != Liveness::Alive || !known.orphans.is_empty() {
-                return Some(format!("host {number} is {} with {} orphans", known.liveness, known.orphans.len()));
+            let (orphans, evictions) = (known.orphans.len(), known.evictions.len());
+            if known.liveness != Liveness::Alive || orphans + evictions > 0 {
+                let liveness = known.liveness;
+                return Some(format!("host {number} is {liveness} with {orphans} orphans and {evictions} evictions"));
             }
             for (vm, domain) in host.machine.domains() {
                 let held = front.vms.get(vm).and_then(|vm| vm.assignment.as_ref());
@@ -74,10 +76,16 @@ impl World {
         })
     }
 
-    /// Operators look after what nobody else may decide about: orphans are adopted or removed.
+    /// Operators look after what nobody else may decide about: orphans are adopted or removed, hosts take VMs again.
     pub(crate) fn tidy_up(&mut self) {
         let front = self.front().clone();
         for host in front.hosts.values() {
+            if host.spec.cordoned || !host.spec.taints.is_empty() {
+                let target = HostTarget { name: host.meta.name.to_string(), ..HostTarget::default() };
+                let remove_taints = host.spec.taints.iter().map(|taint| (taint.key.clone(), None)).collect();
+                let open = UpdateHost { cordoned: Some(false), remove_taints, ..UpdateHost::default() };
+                self.wish(Wish::Host(target, Box::new(open)));
+            }
             for orphan in &host.orphans {
                 let known = front.vms.get(&orphan.vm);
                 let is_placed = known.is_some_and(|vm| vm.assignment.is_some());
