@@ -575,7 +575,8 @@ impl World {
         if !unopened.is_empty() {
             self.witness.count(Group::Noted, "secret not opened");
         }
-        if let Some(word) = session.desired(member.cluster.revision, wanted) {
+        let liveness = member.cluster.hosts.get(&session.host()).map(|host| host.liveness);
+        if let Some(word) = session.desired(member.cluster.revision, wanted, liveness) {
             self.send_down(line, word);
         }
     }
