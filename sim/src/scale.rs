@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -197,9 +198,9 @@ fn mix(world: &World) -> Vec<Metric> {
         ruled += usize::from(!vm.spec.rules.is_empty());
     }
     let (mut cpu, mut cpu_free, mut memory, mut memory_free) = (0_u64, 0_u64, Bytes(0), Bytes(0));
+    let empty = Arc::new(HostBookings::default());
     for host in front.hosts.values() {
         let inventory = &host.inventory;
-        let empty = HostBookings::default();
         let held = front.bookings(host.uid()).unwrap_or(&empty);
         most = most.max(held.count());
         cpu += empty.free_shared_cpu(inventory);

@@ -8,8 +8,8 @@ use berth_control::admit::{CreateVm, UpdateHost};
 use berth_model::host::Inventory;
 use berth_model::instancetype::PreferenceSpec;
 use berth_model::placement::{
-    Domain, HostWish, Operator, Requirement, Rules, Selector, Spread, Strength, Taint, TaintEffect, Toleration, VmAffinity,
-    WhenUnsatisfiable,
+    Domain, HostWish, Operator, Requirement, Rules, Selector, Spread, Strength, Taint, TaintEffect, Toleration,
+    VmAffinity, WhenUnsatisfiable,
 };
 use berth_model::session::UserData;
 use berth_model::testing::{IMAGE_SIZE, Machine};
