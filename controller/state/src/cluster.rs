@@ -157,13 +157,14 @@ impl Cluster {
         self.occupied_by_others(host, None)
     }
 
-    /// What is booked on a host and what its orphans but this one hold there.
+    /// What is booked on a host, and what its orphans and ended placements but those of this VM hold there.
     pub(crate) fn occupied_by_others(&self, host: HostUid, but: Option<VmUid>) -> Arc<HostBookings> {
         let mut occupied = self.bookings.get(&host).cloned().unwrap_or_default();
         for holding in self.holdings_on(host).filter(|holding| Some(holding.vm) != but) {
             Arc::make_mut(&mut occupied).book(holding.vm, &holding.resources);
         }
-        for eviction in self.hosts.get(&host).into_iter().flat_map(|held| &held.evictions) {
+        let evictions = self.hosts.get(&host).into_iter().flat_map(|held| &held.evictions);
+        for eviction in evictions.filter(|eviction| Some(eviction.vm) != but) {
             Arc::make_mut(&mut occupied).book(eviction.vm, &eviction.resources);
         }
         occupied

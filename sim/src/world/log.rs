@@ -142,7 +142,9 @@ impl World {
         if !self.members[member].is_up() || self.members[member].isolated > 0 {
             return;
         }
-        let upto = upto.min(self.log.committed());
+        // A leader that catches up carries on with what was committed meanwhile.
+        let is_leader = self.log.leader == Some(member);
+        let upto = if is_leader { self.log.committed() } else { upto.min(self.log.committed()) };
         while self.members[member].applied < upto {
             self.apply_next(member);
         }

@@ -145,6 +145,14 @@ fn place(
     mut vm: Vm,
     resources: Resources,
 ) {
+    // What an ended placement left there is this domain: from now on the word about it is the new placement's.
+    let listing =
+        cluster.hosts.get(&host).filter(|host| host.evictions.iter().any(|held| held.vm == vm.uid())).cloned();
+    if let Some(listing) = listing {
+        let mut listing = Host::clone(&listing);
+        listing.evictions.retain(|held| held.vm != vm.uid());
+        cluster.put_host(changes, listing);
+    }
     cluster.put_vm(changes, |revision| {
         vm.assignment = Some(Assignment { host, epoch: Epoch(revision.0), resources, at });
         vm

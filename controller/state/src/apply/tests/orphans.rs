@@ -1,6 +1,6 @@
 //! Orphans: what is remembered of them, and how they are adopted or removed.
 
-use berth_model::host::Orphan;
+use berth_model::host::{Liveness, Orphan};
 use berth_model::session::{Holding, Report, VmReport};
 use berth_model::testing::{self, Machine, digest, full_report, host_uid, name, vm_spec, vm_uid};
 use berth_model::vm::{Performance, Resources, RunStrategy, Tuning};
@@ -66,6 +66,27 @@ fn adopt(host: HostUid) -> Body {
 
 fn remove(host: HostUid) -> Body {
     Body::RemoveOrphan { host, vm: lost(), expect: Expect::default() }
+}
+
+#[test]
+fn an_orphan_that_an_ended_placement_left_is_only_the_new_placements_once_it_is_adopted_or_removed() {
+    for decide in [adopt, remove] {
+        let (mut world, host) = found();
+        world.done(adopt(host));
+        world.liveness(host, Liveness::Lost);
+        world.done(Body::ConfirmDead { host, expect: Expect::default() });
+        assert_eq!(world.cluster.hosts[&host].evictions.len(), 1, "and the host still lists it");
+        if decide(host).name() == "RemoveOrphan" {
+            world.done(delete_vm(lost()));
+        } else {
+            let inventory = Machine::cores(8).inventory();
+            let resources = testing::resources(&inventory, &vm_spec(2, Bytes::mib(64)), [2, 3], 0);
+            world.done(Body::NoteHoldings { host, holdings: vec![holding(resources)] });
+        }
+        world.done(decide(host));
+        assert!(world.cluster.hosts[&host].evictions.is_empty());
+        assert_eq!(crate::audit::audit(&world.cluster), Vec::<String>::new());
+    }
 }
 
 #[test]
