@@ -200,15 +200,7 @@ impl Witness {
     }
 
     fn answered(&mut self, index: u64, key: RequestKey, answer: &Applied) {
-        // These are said without being remembered, each time anew.
-        if let Err(
-            Rejection::NotBootstrapped
-            | Rejection::NeedsClusterVersion { .. }
-            | Rejection::RequestReused { .. }
-            | Rejection::RequestExpired { .. }
-            | Rejection::RequestFromFuture { .. },
-        ) = &answer.result
-        {
+        if is_passing(answer) {
             return;
         }
         match self.answers.get(&key) {
@@ -228,6 +220,9 @@ impl Witness {
 
     /// A client heard an answer.
     pub(crate) fn acknowledged(&mut self, key: RequestKey, answer: &Applied) {
+        if is_passing(answer) {
+            return;
+        }
         let is_true = self.answers.get(&key).is_none_or(|(_, first)| first == answer);
         let is_known = self.answers.contains_key(&key) || answer.result.is_err();
         if !is_true || !is_known {
@@ -296,4 +291,16 @@ impl Witness {
             *last = now;
         }
     }
+}
+
+/// Answers that are said without being remembered, each time anew.
+const fn is_passing(answer: &Applied) -> bool {
+    matches!(
+        answer.result,
+        Err(Rejection::NotBootstrapped
+            | Rejection::NeedsClusterVersion { .. }
+            | Rejection::RequestReused { .. }
+            | Rejection::RequestExpired { .. }
+            | Rejection::RequestFromFuture { .. })
+    )
 }

@@ -127,7 +127,7 @@ fn phases(part: Part, minutes: u32, seed: u64, histories: u64) -> Vec<Phase> {
             Phase::new(
                 "10,000 damaged stores",
                 Program::Cargo,
-                "nextest run --workspace --no-capture -E test(=store::tests::corruption::a_thousand_corruptions_are_without_effect_or_refused)",
+                "nextest run --profile soak --workspace --no-capture -E test(=store::tests::corruption::a_thousand_corruptions_are_without_effect_or_refused)",
             )
             .with("BERTH_CORRUPTIONS", 10_000)
             .with("BERTH_CORRUPTIONS_FROM", seed),

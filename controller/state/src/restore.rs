@@ -65,6 +65,9 @@ fn forgotten(host: &Host, at: Timestamp) -> Host {
         liveness_since: at,
         inventory,
         orphans: Vec::new(),
+        // Of what they name, later placements may be there, and a word about an earlier one would not end them: what the
+        // host still holds it lists as orphans.
+        evictions: Vec::new(),
         awaited: Some(at),
         ..host.clone()
     }

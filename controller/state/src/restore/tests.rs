@@ -97,6 +97,20 @@ fn a_vm_that_waited_is_placed_only_when_every_host_of_that_time_has_spoken_and_a
     world.done(command);
 }
 
+#[test]
+fn a_restored_state_says_nothing_about_placements_that_were_ended_before() {
+    let (mut world, vm) = world();
+    let host = berth_model::testing::host_uid(1);
+    world.liveness(host, Liveness::Lost);
+    world.done(crate::Body::ConfirmDead { host, expect: crate::Expect::default() });
+    assert!(world.cluster.holds_ended(host, vm));
+    // The VM may have been placed there anew since: that is for the host to say.
+    let renewed = renew(&world.cluster, world.at, 0, Incarnation(0));
+    assert!(!renewed.holds_ended(host, vm));
+    assert!(matches!(renewed.stray(vm), Some(crate::Stray::Awaited(_))));
+    assert_eq!(audit(&renewed), Vec::<String>::new());
+}
+
 proptest! {
     #[test]
     fn two_restores_of_one_backup_never_give_the_same_revisions(
