@@ -183,7 +183,13 @@ impl Witness {
                 self.count(Group::Rejection, tally::rejection(why));
             }
             match &command.body {
-                Body::DeleteVm { vm, .. } | Body::RemoveOrphan { vm, .. } => drop(self.to_go.insert(*vm)),
+                Body::DeleteVm { vm, .. } => drop(self.to_go.insert(*vm)),
+                Body::RemoveOrphan { vm, host, .. } => {
+                    self.to_go.insert(*vm);
+                    if answer.result.is_ok() {
+                        self.words.entry(*vm).or_default().deleted_on.insert(*host);
+                    }
+                }
                 Body::ConfirmDead { host, .. } if answer.result.is_ok() => drop(self.given_up.insert(*host)),
                 _ => {}
             }

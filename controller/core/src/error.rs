@@ -105,7 +105,7 @@ impl From<Rejection> for Error {
             Rejection::NothingHeld { .. } => Self::new(Kind::Precondition, "BE-5035", message)
                 .hint("create a VM anew and move the data over, then remove the orphan with 'berth host remove-orphan'"),
             Rejection::OrphanIsVm { .. } => Self::new(Kind::Precondition, "BE-5036", message)
-                .hint("look at it with 'berth vm show'; delete that VM first, or adopt the orphan if the VM waits for a host"),
+                .hint("look at it with 'berth vm show'; adopt the orphan if the VM waits for a host, remove it if the VM is elsewhere"),
             Rejection::Placed { .. } => Self::new(Kind::Precondition, "BE-2010", message)
                 .hint("delete it and create it anew to change its size, its template or its devices"),
             Rejection::HostHeardOf { .. } => Self::new(Kind::Precondition, "BE-2011", message)

@@ -88,13 +88,14 @@ impl World {
             }
             for orphan in &host.orphans {
                 let known = front.vms.get(&orphan.vm);
-                let is_placed = known.is_some_and(|vm| vm.assignment.is_some());
-                if is_placed {
+                let berth = known.and_then(|vm| vm.assignment.as_ref()).map(|held| held.host);
+                if berth == Some(host.uid()) {
                     continue;
                 }
                 let (name, vm) = (host.meta.name.to_string(), orphan.vm.to_string());
                 let target = OrphanTarget { host: name, vm, ..OrphanTarget::default() };
                 let wish = match (known, self.dice.within(0..10)) {
+                    _ if berth.is_some() => Wish::RemoveOrphan(target),
                     (None, 0..5) | (Some(_), 0..8) => Wish::Adopt(target),
                     (None, _) => Wish::RemoveOrphan(target),
                     (Some(known), _) => Wish::Delete(Target { name: known.meta.name.to_string(), ..Target::default() }),

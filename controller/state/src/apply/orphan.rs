@@ -7,12 +7,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use berth_model::host::{Host, Orphan};
+use berth_model::host::{Eviction, Host, Orphan};
 use berth_model::image::{ImageRef, Sha256Digest};
 use berth_model::placement::Rules;
 use berth_model::session::Holding;
 use berth_model::vm::{Assignment, Performance, Resources, RunStrategy, Tuning, Vm, VmSpec};
-use berth_model::{Bytes, Epoch, HostUid, Meta, Name, Timestamp, VmUid};
+use berth_model::{Bytes, Epoch, HostUid, Meta, Name, Stamp, Timestamp, VmUid};
 
 use super::{expected, vm};
 use crate::cluster::Cluster;
@@ -108,6 +108,10 @@ pub(super) fn remove(
     expect: Expect,
 ) -> Result<Outcome, Rejection> {
     let (target, orphan) = listed(cluster, host, uid, expect)?;
+    if cluster.vms.get(&uid).and_then(|known| known.assignment.as_ref()).is_some_and(|held| held.host != host) {
+        end_beside(cluster, changes, &target, uid);
+        return Ok(Outcome::Vm(uid));
+    }
     if let Some(known) = cluster.vms.get(&uid) {
         let here = known.assignment.as_ref().is_some_and(|held| held.host == host);
         let name = known.meta.name.to_string();
@@ -134,6 +138,26 @@ pub(super) fn remove(
     cluster.remove_holding(host, uid);
     place(cluster, changes, at, host, vm, resources.unwrap_or_default());
     Ok(Outcome::Vm(uid))
+}
+
+/// An orphan of a VM that has its berth on another host: it is ended there like any placement that nobody stands by, by a
+/// word that is later than all that its host has obeyed.
+fn end_beside(cluster: &mut Cluster, changes: &mut Vec<Change>, target: &Host, uid: VmUid) {
+    let held = target.evictions.iter().find(|held| held.vm == uid);
+    if held.is_some_and(|held| held.with_disk) {
+        return;
+    }
+    let others = cluster.occupied_by_others(target.uid(), Some(uid));
+    let held = cluster.holdings.get(&(target.uid(), uid)).map(|holding| holding.resources.clone());
+    let resources = held.filter(|held| others.shortage(&target.inventory, held).is_none()).unwrap_or_default();
+    let incarnation = cluster.info.map(|info| info.incarnation).unwrap_or_default();
+    cluster.remove_holding(target.uid(), uid);
+    let mut host = target.clone();
+    host.evictions.retain(|held| held.vm != uid);
+    let stamp = Stamp { incarnation, epoch: Epoch(cluster.revision.next().0) };
+    host.evictions.push(Eviction { vm: uid, stamp, resources, with_disk: true });
+    host.evictions.sort_by_key(|held| held.vm);
+    cluster.put_host(changes, host);
 }
 
 /// Puts the VM in place on the host, by a placement that is later than the one which made its domain.

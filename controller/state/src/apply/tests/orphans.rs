@@ -192,6 +192,29 @@ fn a_removed_orphan_is_a_vm_that_is_being_deleted_until_its_host_reports_it_gone
 }
 
 #[test]
+fn an_orphan_of_a_vm_that_runs_elsewhere_can_only_be_removed_and_the_vm_stays_where_it_is() {
+    let (mut world, host) = found();
+    let elsewhere = world.host(2, Machine::cores(8).inventory());
+    // As when an older state was put back that has it elsewhere.
+    world.done(report(1, Report { orphans: Some(Vec::new()), ..Report::default() }));
+    let vm = world.vm(u32::try_from(LOST).unwrap(), vm_spec(2, Bytes::mib(64)));
+    let epoch = world.assign(vm, elsewhere, [2, 3], 0);
+    world.done(report(1, Report { orphans: Some(vec![orphan()]), ..Report::default() }));
+    assert!(matches!(world.refused(adopt(host)), Rejection::OrphanIsVm { .. }));
+    world.done(remove(host));
+    let [ended] = &world.cluster.hosts[&host].evictions[..] else { panic!("one is ended") };
+    assert!(ended.with_disk && ended.stamp.epoch > epoch);
+    assert_eq!(crate::audit::audit(&world.cluster), Vec::<String>::new());
+    let (stamp, revision) = (ended.stamp, world.cluster.revision);
+    assert_eq!(world.run(remove(host)), Ok(Outcome::Vm(vm)), "a second word changes nothing");
+    assert_eq!(world.cluster.revision, revision);
+    let gone = Report { vms: vec![(vm, VmReport::Gone(stamp))], orphans: Some(Vec::new()), ..Report::default() };
+    world.done(report(1, gone));
+    assert!(world.cluster.hosts[&host].evictions.is_empty());
+    assert_eq!(world.placed(vm).host, elsewhere);
+}
+
+#[test]
 fn a_removed_orphan_whose_name_is_taken_is_shown_by_its_uid_and_one_that_is_a_vm_is_left_to_its_deletion() {
     let (mut world, host) = found();
     world.done(Body::CreateVm {
