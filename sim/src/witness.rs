@@ -11,12 +11,13 @@
 //! | replicas are equal | the digest after each entry, on each replica |
 //! | a request is carried out once, and an answer stays true | every answer of apply and every one that a client heard |
 //! | reports count in the order in which they were said | every report that is applied |
+//! | what a host is told never goes back | the revision of every set and change that reaches a host |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use berth_model::vm::RunStrategy;
-use berth_model::{HostUid, Incarnation, RequestId, Stamp, VmUid};
+use berth_model::{HostUid, Incarnation, RequestId, Revision, Stamp, VmUid};
 use berth_state::{Applied, Batch, Body, Change, Digest, Object, Rejection};
 
 use crate::tally::{self, Group, Tally};
@@ -66,6 +67,7 @@ pub(crate) struct Witness {
     answers: BTreeMap<RequestKey, (u64, Applied)>,
     digests: BTreeMap<u64, Digest>,
     folded: BTreeMap<usize, (u64, u64)>,
+    told: BTreeMap<usize, (Incarnation, Revision)>,
 }
 
 impl Witness {
@@ -280,6 +282,21 @@ impl Witness {
                 "bookings go on the host's word alone",
                 format_args!("{vm} lost its berth on {}, where {what}", old.host),
             );
+        }
+    }
+
+    /// A host hears what it shall hold, of this incarnation and at this revision. Each set was read linearizably after the
+    /// host's first word, so it is never older than anything that the host was told before.
+    pub(crate) fn told(&mut self, host: usize, now: (Incarnation, Revision)) {
+        let last = self.told.entry(host).or_insert(now);
+        if last.0 == now.0 && now.1 < last.1 {
+            let last = last.1;
+            self.broken(
+                "what a host is told never goes back",
+                format_args!("host {host} was told of {last} and then of {}", now.1),
+            );
+        } else if *last < now {
+            *last = now;
         }
     }
 

@@ -73,6 +73,13 @@ impl World {
                 let leader = self.log.leader?;
                 self.members[leader].isolated += 1;
                 self.reconsider();
+                // What parts controllers seldom spares hosts: some dial anew, and whom they reach may be the leader of before.
+                for host in 0..self.hosts.len() {
+                    if self.dice.percent(50) {
+                        let pause = self.dice.within(200..6000);
+                        self.after(pause, Event::Hiccup(host));
+                    }
+                }
                 Struck::Member(leader)
             }
             FaultKind::FollowerCrash => {

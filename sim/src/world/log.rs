@@ -238,7 +238,7 @@ impl World {
         self.members[leader].limbo.extend(waiters);
         if self.members[leader].is_up() {
             let term = self.members[leader].leadership.term.0;
-            let pause = self.dice.within(0..3000);
+            let pause = self.dice.within(0..5000);
             self.after(pause, Event::StepDown { member: leader, term });
         }
     }

@@ -80,6 +80,8 @@ pub(crate) enum Event {
     Fault(usize),
     /// It goes right again.
     Relief(usize),
+    /// A host's connections break.
+    Hiccup(usize),
     /// A host's daemon is started.
     DaemonStarts { host: usize, boots: u64 },
     /// Somebody looks whether all is well.
@@ -249,6 +251,7 @@ impl World {
             Event::Fault(number) => self.strike(number),
             Event::Relief(number) => self.relieve(number),
             Event::DaemonStarts { host, boots } => self.daemon_starts(host, boots),
+            Event::Hiccup(host) => self.hiccup(host),
             Event::Look => {}
         }
     }

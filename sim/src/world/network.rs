@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use berth_host::agent::Input;
 use berth_host::session::ConnectionId;
+use berth_model::Incarnation;
 use berth_model::session::{ToController, ToHost};
 
 use super::{Event, MEMBERS, World, member};
@@ -91,6 +92,8 @@ pub(crate) struct Line {
     member_end: End,
     /// When each heartbeat was sent.
     heartbeats: BTreeMap<u64, u64>,
+    /// As the controller on it said.
+    incarnation: Option<Incarnation>,
     /// Whether a whole set came.
     set_came: bool,
     /// Until when this line's words permit starts, and when the word was given.
@@ -115,6 +118,7 @@ impl World {
             host_open: true,
             member_end: End::Away,
             heartbeats: BTreeMap::new(),
+            incarnation: None,
             set_came: false,
             granted: None,
         };
@@ -280,7 +284,16 @@ impl World {
         };
         let line = self.lines.get_mut(&id).expect("its word just came");
         match &word {
-            ToHost::DesiredSet { .. } => line.set_came = true,
+            ToHost::Welcome(welcome) => line.incarnation = Some(welcome.incarnation),
+            ToHost::DesiredSet { revision, .. } => {
+                line.set_came = true;
+                let told = (line.incarnation.unwrap_or_default(), *revision);
+                self.witness.told(line.host, told);
+            }
+            ToHost::DesiredDelta { revision, .. } => {
+                let told = (line.incarnation.unwrap_or_default(), *revision);
+                self.witness.told(line.host, told);
+            }
             ToHost::HeartbeatAck { number, may_start_for } => {
                 if let Some(sent) = line.heartbeats.get(number) {
                     line.granted = Some((sent + may_start_for.0, said));
@@ -288,14 +301,22 @@ impl World {
                     line.heartbeats.retain(|held, _| *held >= number);
                 }
             }
-            ToHost::Redirect { .. }
-            | ToHost::Refuse { .. }
-            | ToHost::Welcome(_)
-            | ToHost::DesiredDelta { .. }
-            | ToHost::ReportAck { .. }
-            | ToHost::Controllers { .. } => {}
+            ToHost::Redirect { .. } | ToHost::Refuse { .. } | ToHost::ReportAck { .. } | ToHost::Controllers { .. } => {
+            }
         }
         word
+    }
+
+    /// All connections of a host break at once, and both ends notice.
+    pub(super) fn hiccup(&mut self, host: usize) {
+        let open: Vec<_> = self.hosts[host].connections.values().copied().collect();
+        for id in open {
+            let Some(member) = self.lines.get(&id).map(|line| line.member) else { continue };
+            if self.members.get(member).is_some_and(super::member::Member::is_up) {
+                self.host_left(member, id);
+            }
+            self.host_hears_end(id, "the connection broke");
+        }
     }
 
     fn host_hears_end(&mut self, id: LineId, why: &str) {

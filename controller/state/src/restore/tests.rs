@@ -79,7 +79,9 @@ fn a_vm_that_waited_is_placed_only_when_every_host_of_that_time_has_spoken_and_a
     let (one, two) = (world.host(1, Machine::cores(8).inventory()), world.host(2, Machine::cores(8).inventory()));
     let vm = world.vm(1, vm_spec(2, Bytes::mib(64)));
     world.cluster = renew(&world.cluster, world.at, 0, Incarnation(0));
-    let speaks = |world: &mut World, host| drop(world.done(report(host, full_report(Machine::cores(8).inventory()))));
+    let speaks = |world: &mut World, host| {
+        world.done(report(host, full_report(Machine::cores(8).inventory())));
+    };
     speaks(&mut world, 1);
     // It may have been placed on the second host after this state was kept.
     let command = world.assignment(vm, one, world.berth(vm, one, [2, 3], 0));
