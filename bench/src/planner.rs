@@ -7,6 +7,7 @@
 
 mod cases;
 mod cluster;
+mod questions;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -62,6 +63,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let plain = IN_PLACE / few - OF_THE_CASE / few;
         base.fill(plain, &|number| cases::ordinary(number))?;
         report.say(format_args!("{hosts} hosts with {plain} VMs in place"));
+        let suffix = if hosts == 1000 { String::new() } else { format!("_{hosts}hosts") };
         for case in Case::ALL.iter().filter(|case| args.cases.is_empty() || args.cases.contains(case)) {
             let mut world = base.clone();
             world.fill(OF_THE_CASE / few, &|number| case.vm(number))?;
@@ -74,8 +76,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 outcome.unplaced,
             ));
             ensure!(outcome.unplaced == 0, "{} VMs of {case} found no host", outcome.unplaced);
-            let suffix = if hosts == 1000 { String::new() } else { format!("_{hosts}hosts") };
             report.metric(format!("placements_per_s_{case}{suffix}"), rate, "1/s", Better::Higher);
+        }
+        if args.cases.is_empty() {
+            // As many VMs as the cases end with.
+            base.fill(IN_PLACE / few + MEASURED / few - plain, &|number| Case::Mixed.vm(number))?;
+            questions::measure(&base, &suffix, &mut report)?;
         }
     }
     report.print()

@@ -68,7 +68,7 @@ fn labels(app: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("app".to_owned(), app.to_owned()), ("tier".to_owned(), "bench".to_owned())])
 }
 
-fn spec(performance: Performance, cpus: u32, memory: Bytes) -> VmSpec {
+pub(super) fn spec(performance: Performance, cpus: u32, memory: Bytes) -> VmSpec {
     VmSpec {
         instance_type: None,
         cpus,

@@ -77,37 +77,42 @@ pub(super) fn hosts(count: u32) -> Vec<Body> {
             spec: ImageSpec { sha256: image().sha256, virtual_size: IMAGE_SIZE },
         },
     ];
-    for number in 0..count {
-        let uid = HostUid(Uid::from_bits(1 << 80 | u128::from(number)));
-        let facts = HostFacts {
-            uid,
-            name: name(&format!("host-{number}")),
-            address: format!("10.{}.{}.{}:7443", number >> 16, (number >> 8) & 255, number & 255),
-            boot: BootId("boot-1".into()),
-        };
-        let report = Report {
-            number: 1,
-            full: true,
-            inventory: Some(inventory()),
-            conditions: Some(Vec::new()),
-            images: vec![(image().sha256, Some(ImageOnHost::Verified { virtual_size: IMAGE_SIZE }))],
-            orphans: Some(Vec::new()),
-            ..Report::default()
-        };
-        bodies.push(Body::ReportHost { facts, report: Box::new(report) });
-        let zone = name(&format!("zone{}", number % ZONES));
-        let patch = HostPatch {
-            zone: Some(Some(zone.clone())),
-            rack: Some(Some(name(&format!("rack{}", number / 20)))),
-            set_labels: BTreeMap::from([
-                ("zone".to_owned(), zone.to_string()),
-                ("generation".to_owned(), (number % 5).to_string()),
-            ]),
-            ..HostPatch::default()
-        };
-        bodies.push(Body::UpdateHost { host: uid, patch: Box::new(patch), expect: Expect::default() });
-    }
+    bodies.extend((0..count).flat_map(host));
     bodies
+}
+
+/// The commands that make the host of this number.
+pub(super) fn host(number: u32) -> [Body; 2] {
+    let uid = HostUid(Uid::from_bits(1 << 80 | u128::from(number)));
+    let facts = HostFacts {
+        uid,
+        name: name(&format!("host-{number}")),
+        address: format!("10.{}.{}.{}:7443", number >> 16, (number >> 8) & 255, number & 255),
+        boot: BootId("boot-1".into()),
+    };
+    let report = Report {
+        number: 1,
+        full: true,
+        inventory: Some(inventory()),
+        conditions: Some(Vec::new()),
+        images: vec![(image().sha256, Some(ImageOnHost::Verified { virtual_size: IMAGE_SIZE }))],
+        orphans: Some(Vec::new()),
+        ..Report::default()
+    };
+    let zone = name(&format!("zone{}", number % ZONES));
+    let patch = HostPatch {
+        zone: Some(Some(zone.clone())),
+        rack: Some(Some(name(&format!("rack{}", number / 20)))),
+        set_labels: BTreeMap::from([
+            ("zone".to_owned(), zone.to_string()),
+            ("generation".to_owned(), (number % 5).to_string()),
+        ]),
+        ..HostPatch::default()
+    };
+    [
+        Body::ReportHost { facts, report: Box::new(report) },
+        Body::UpdateHost { host: uid, patch: Box::new(patch), expect: Expect::default() },
+    ]
 }
 
 /// The creation of the VM of this number.

@@ -116,10 +116,13 @@ fn condition(
 /// By which rule the berth was chosen, in the planner's order.
 fn why(held: &Assignment) -> String {
     let nodes = match held.resources.memory.len() {
-        1 => "all of it fits on one NUMA node".to_owned(),
-        nodes => format!("it spans {nodes} NUMA nodes, the fewest that any host offered"),
+        1 => "its memory lies on one NUMA node".to_owned(),
+        nodes => format!("its memory lies on {nodes} NUMA nodes"),
     };
-    format!("{nodes}; of such hosts the one with the fewest VMs, then the one left with the fewest free threads")
+    format!(
+        "{nodes}; of the hosts that could take it this one was best, compared by soft taints, broken soft spreads, \
+         preferences not met, NUMA nodes, caches, VMs on the host and threads left over, in this order"
+    )
 }
 
 fn placed(vm: &Vm) -> Condition {

@@ -4,7 +4,7 @@
 //! which of it is taken is a matter of preference only. Preferred are, in this order: few NUMA nodes, nodes with the
 //! VM's devices, tight nodes, few last-level caches, whole cores.
 
-use berth_model::host::{Host, NodeId, PciAddress, ThreadId, ThreadSet};
+use berth_model::host::{Host, NodeId, Overcommit, PciAddress, ThreadId, ThreadSet};
 use berth_model::vm::{NodePages, NumaPolicy, Resources, SmtPolicy, VmSpec};
 use berth_model::{Bytes, PageSize};
 
@@ -43,14 +43,14 @@ impl<'a> Demand<'a> {
         }
     }
 
-    /// Thousandths of a thread among the shared ones, on this host.
-    pub(crate) fn shared(&self, host: &Host) -> u64 {
-        self.spec.shared_cpu(host.spec.overcommit)
+    /// Thousandths of a thread among the shared ones, on a host of these ratios.
+    pub(crate) fn shared(&self, ratios: Overcommit) -> u64 {
+        self.spec.shared_cpu(ratios)
     }
 
-    /// Pages of guest memory, on this host.
-    pub(crate) fn pages(&self, host: &Host) -> u64 {
-        self.page.pages_for(self.spec.booked_memory(host.spec.overcommit))
+    /// Pages of guest memory, on a host of these ratios.
+    pub(crate) fn pages(&self, ratios: Overcommit) -> u64 {
+        self.page.pages_for(self.spec.booked_memory(ratios))
     }
 
     /// Ordinary memory in all, for so many pages of guest memory.
@@ -115,7 +115,8 @@ struct Node {
 
 /// Finds a berth on a host, or the first thing that is missing.
 pub(crate) fn allocate(host: &Host, layout: &Layout, free: &Free, demand: &Demand<'_>) -> Result<Berth, Refusal> {
-    let (pages, shared) = (demand.pages(host), demand.shared(host));
+    let ratios = host.spec.overcommit;
+    let (pages, shared) = (demand.pages(ratios), demand.shared(ratios));
     let offers = threads::offers(layout, free, demand.smt);
     let devices = devices::wanted(host, free, demand.spec);
     enough_in_all(host, layout, free, demand, &offers, pages, shared)?;

@@ -231,10 +231,15 @@ const TRIES: usize = 1500;
 pub(crate) fn smallest(index: &mut Index, vm: &Vm) -> Option<Vec<Change>> {
     let levers = levers(index, &vm.spec);
     let mut search = Search { index, vm, levers: &levers };
-    let all: Vec<usize> = (0..levers.len()).collect();
-    if search.fits(&[]) || !search.fits_at_most(&all) {
+    if search.fits(&[]) {
         return None;
     }
+    // Of other pages a host may have fewer: where all changes together do not do, all without those of pages may.
+    let is_pages = |at: &usize| matches!(levers[*at].greatest(), Change::Pages { .. });
+    let (pages, others): (Vec<usize>, Vec<usize>) = (0..levers.len()).partition(is_pages);
+    let with = |pages: usize| others.iter().copied().chain([pages]).collect();
+    let widest: Vec<Vec<usize>> = [others.clone()].into_iter().chain(pages.into_iter().map(with)).collect();
+    let all = widest.into_iter().find(|set| search.fits_at_most(set))?;
     let mut tries = 0;
     let mut sets: Vec<Vec<usize>> = vec![Vec::new()];
     for _ in 0..3 {

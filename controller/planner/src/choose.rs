@@ -6,15 +6,14 @@
 //! that fits is missed, and the best is really the best.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 
-use berth_model::host::Overcommit;
 use berth_model::vm::{SmtPolicy, Vm};
 use berth_model::{HostUid, Name};
 
 use crate::allocate::{Berth, Demand, allocate};
-use crate::index::{Index, Row, closed};
-use crate::layout::{Brief, page_at};
+use crate::index::{Index, Place, Row, Standing, closed};
+use crate::layout::{Brief, Sort, page_at};
 use crate::refusal::Refusal;
 use crate::rules::{Cost, Rules};
 
@@ -85,11 +84,29 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// What an over-subscribed VM takes on hosts of the same ratios, which most have.
-struct Booked {
-    ratios: Overcommit,
+/// What a VM asks of hosts of one sort: those that promise alike and have cores alike, as most do.
+#[derive(Clone, Copy)]
+struct OfSort {
+    sort: Sort,
     pages: u64,
     shared: u64,
+    /// Thousandths of a thread that are promised with it at most.
+    taken: u64,
+}
+
+impl OfSort {
+    fn of(demand: &Demand<'_>, mode: Mode, sort: Sort) -> Self {
+        let Sort { ratios, core_threads } = sort;
+        let (pages, shared) = (demand.pages(ratios), demand.shared(ratios));
+        // What stays idle beside its threads is known only once they are chosen.
+        let alone = match (demand.smt, mode) {
+            (SmtPolicy::Siblings, _) | (_, Mode::Level) => u64::from(demand.threads),
+            (SmtPolicy::WholeCores | SmtPolicy::Isolate, Mode::Spread | Mode::Pack) => {
+                u64::from(demand.threads) * u64::from(core_threads)
+            }
+        };
+        Self { sort, pages, shared, taken: (alone * 1000).saturating_add(shared) }
+    }
 }
 
 const fn balance(mode: Mode, vms: u32, leftover: u64) -> (u64, u64) {
@@ -101,25 +118,26 @@ const fn balance(mode: Mode, vms: u32, leftover: u64) -> (u64, u64) {
 }
 
 /// The best row for a VM and what it gets there; none if no host can take it.
+///
+/// Hosts are looked at one after another until none that is left could be better than the best so far. As the emptiest
+/// come first, those are few where the VM finds nothing to prefer in any other.
 pub(crate) fn choose(index: &Index, vm: &Vm, ask: &Ask<'_>, mode: Mode) -> Option<(usize, Berth, Candidate)> {
     if index.seen.stray(vm.uid()).is_some() {
         return None;
     }
-    let mut keys = promising(index, vm, ask, mode);
-    // Mostly the first that is looked at is the best: then nothing needs to be sorted.
-    let at = (0..keys.len()).min_by_key(|at| keys[*at])?;
-    let first = keys.swap_remove(at);
-    let mut found = exact(index, ask, mode, first);
-    if let Some((key, berth)) = found.take_if(|(key, _)| (Key { exact: false, ..*key }) == first) {
-        return Some(answer(index, ask, &key, berth));
-    }
-    let mut heap: BinaryHeap<Reverse<Key>> = keys.into_iter().map(Reverse).collect();
-    let mut berths = std::collections::BTreeMap::new();
-    if let Some((key, berth)) = found {
-        berths.insert(key.row, berth);
-        heap.push(Reverse(key));
-    }
-    while let Some(Reverse(key)) = heap.pop() {
+    let mut look = Look::new(index, ask, mode)?;
+    let mut unseen = index.emptiest_first().peekable();
+    let mut heap: BinaryHeap<Reverse<Key>> = BinaryHeap::new();
+    let mut berths = BTreeMap::new();
+    loop {
+        while let Some(next) = unseen.peek() {
+            if heap.peek().is_some_and(|Reverse(best)| *best < look.least(next)) {
+                break;
+            }
+            heap.extend(look.at_best(next.row).map(Reverse));
+            unseen.next();
+        }
+        let Reverse(key) = heap.pop()?;
         if key.exact {
             let berth = berths.remove(&key.row)?;
             return Some(answer(index, ask, &key, berth));
@@ -129,59 +147,96 @@ pub(crate) fn choose(index: &Index, vm: &Vm, ask: &Ask<'_>, mode: Mode) -> Optio
             heap.push(Reverse(key));
         }
     }
-    None
 }
 
-/// Every host that might take the VM, and how good it could be at best.
-fn promising(index: &Index, vm: &Vm, ask: &Ask<'_>, mode: Mode) -> Vec<Key> {
-    let Ask { demand, shape, rules } = ask;
-    let standings = &index.shape_at(*shape).standings;
-    let mut booked: Option<Booked> = None;
-    let mut keys = Vec::with_capacity(index.rows.len());
-    for (row, standing) in standings.iter().enumerate() {
+/// One VM's look at hosts.
+struct Look<'a> {
+    index: &'a Index,
+    ask: &'a Ask<'a>,
+    mode: Mode,
+    standings: &'a [Standing],
+    /// What the VM asks of hosts of the last sort that was met.
+    of_sort: OfSort,
+    /// No host is better than this in what does not depend on how full it is.
+    least: Key,
+    /// What is promised with the VM at most, on hosts of any sort.
+    most_taken: u64,
+    /// Whether that is the same on hosts of every sort.
+    is_same: bool,
+}
+
+impl<'a> Look<'a> {
+    /// None if the VM's rules leave no part of the cluster to it, or there is no host.
+    fn new(index: &'a Index, ask: &'a Ask<'a>, mode: Mode) -> Option<Self> {
+        let Ask { demand, shape, rules } = ask;
+        let shape = index.shape_at(*shape);
+        let cost = rules.least()?;
+        let (taints, unmet) = shape.least();
+        let mut all = index.sorts().map(|sort| OfSort::of(demand, mode, sort));
+        let of_sort = all.next()?;
+        let (mut most_taken, mut is_same) = (of_sort.taken, true);
+        for other in all {
+            is_same &= other.taken == most_taken;
+            most_taken = most_taken.max(other.taken);
+        }
+        let least = Key {
+            taints,
+            skew: cost.skew,
+            unmet: cost.unmet.saturating_add(unmet),
+            nodes: 1,
+            caches: demand.threads.div_ceil(index.most_of_a_cache(demand.counted()).max(1)),
+            balance: (0, 0),
+            rank: 0,
+            exact: false,
+            row: 0,
+        };
+        Some(Self { index, ask, mode, standings: &shape.standings, of_sort, least, most_taken, is_same })
+    }
+
+    /// Neither this host nor any behind it is better than this.
+    fn least(&self, next: &Place) -> Key {
+        if self.mode != Mode::Spread {
+            return self.least;
+        }
+        let leftover = next.shared.saturating_sub(self.most_taken);
+        // Of equally full hosts those behind have the greater ranks, as long as equally full before is so after.
+        let rank = if self.is_same && leftover > 0 { next.rank } else { 0 };
+        Key { balance: (u64::from(next.vms), leftover), rank, ..self.least }
+    }
+
+    /// How good a host could be at best; none if it certainly cannot take the VM.
+    fn at_best(&mut self, row: usize) -> Option<Key> {
+        let (index, Ask { demand, rules, .. }) = (self.index, self.ask);
+        let standing = &self.standings[row];
         if !standing.open || index.lost == Some(row) {
-            continue;
+            return None;
         }
         let brief = &index.briefs[row];
-        let ratios = brief.ratios;
-        let Booked { pages, shared, .. } = match &booked {
-            Some(held) if held.ratios == ratios => held,
-            _ => {
-                let pages = demand.page.pages_for(vm.spec.booked_memory(ratios));
-                booked.insert(Booked { ratios, pages, shared: vm.spec.shared_cpu(ratios) })
-            }
-        };
-        let (pages, shared) = (*pages, *shared);
-        if brief.overbooked || !demand.might_fit(brief, pages, shared) {
-            continue;
+        if self.of_sort.sort != brief.sort {
+            self.of_sort = OfSort::of(demand, self.mode, brief.sort);
         }
-        let Some(cost) = rules.cost(index, row) else { continue };
-        let (nodes, caches) = at_best(demand, brief, pages);
-        // What stays idle beside them is known only once they are chosen.
-        let alone = match (demand.smt, mode) {
-            (SmtPolicy::Siblings, _) | (_, Mode::Level) => u64::from(demand.threads),
-            (SmtPolicy::WholeCores | SmtPolicy::Isolate, Mode::Spread | Mode::Pack) => {
-                u64::from(demand.threads) * u64::from(brief.core_threads)
-            }
-        };
-        let leftover = brief.shared.saturating_sub(alone * 1000).saturating_sub(shared);
-        keys.push(Key {
+        let OfSort { pages, shared, taken, .. } = self.of_sort;
+        if brief.overbooked || !demand.might_fit(brief, pages, shared) {
+            return None;
+        }
+        let cost = rules.cost(index, row)?;
+        let (nodes, caches) = fewest(demand, brief, pages);
+        Some(Key {
             taints: standing.taints,
             skew: cost.skew,
             unmet: cost.unmet.saturating_add(standing.unmet),
             nodes,
             caches,
-            balance: balance(mode, brief.vms, leftover),
+            balance: balance(self.mode, brief.vms, brief.shared.saturating_sub(taken)),
             rank: index.rank[row],
             exact: false,
             row,
-        });
+        })
     }
-    keys
 }
 
 /// How few nodes and caches it could span.
-fn at_best(demand: &Demand<'_>, brief: &Brief, pages: u64) -> (u32, u32) {
+fn fewest(demand: &Demand<'_>, brief: &Brief, pages: u64) -> (u32, u32) {
     let counted = demand.counted();
     let one_node = brief.node_threads[counted] >= demand.threads && brief.node_pages[page_at(demand.page)] >= pages;
     (if one_node { 1 } else { 2 }, demand.threads.div_ceil(brief.cache_threads[counted].max(1)))

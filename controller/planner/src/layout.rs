@@ -33,12 +33,16 @@ pub(crate) struct Layout {
     pub(crate) nodes: Vec<NodeId>,
     /// Every core, by node, cache and number.
     pub(crate) cores: Vec<Core>,
+    /// Where each thread is, in ascending order: its core by position, and its bit there.
+    places: Vec<(ThreadId, usize, usize)>,
     /// Where QEMU's own threads run if they have none for themselves.
     pub(crate) housekeeping: ThreadSet,
     /// Threads in all.
     pub(crate) threads: usize,
     /// Threads kept for the host.
     pub(crate) reserved: usize,
+    /// The most threads of one core.
+    pub(crate) core_threads: u32,
 }
 
 impl Layout {
@@ -63,7 +67,27 @@ impl Layout {
         let mut cores: Vec<Core> = by_core.into_values().collect();
         cores.sort_by_key(|core| (core.node, core.cache, core.threads[0]));
         let reserved = topology.threads.iter().filter(|thread| inventory.reserve.contains(thread.id)).count();
-        Self { nodes, housekeeping: inventory.housekeeping(), threads: topology.threads.len(), reserved, cores }
+        let places = |(at, core): (usize, &Core)| -> Vec<(ThreadId, usize, usize)> {
+            core.threads.iter().enumerate().map(|(bit, thread)| (*thread, at, bit)).collect()
+        };
+        let mut places: Vec<_> = cores.iter().enumerate().flat_map(places).collect();
+        places.sort_unstable();
+        let core_threads = cores.iter().map(|core| core.threads.len()).max().unwrap_or(0);
+        Self {
+            nodes,
+            housekeeping: inventory.housekeeping(),
+            threads: topology.threads.len(),
+            reserved,
+            core_threads: u32::try_from(core_threads).unwrap_or(u32::MAX),
+            cores,
+            places,
+        }
+    }
+
+    /// The core of a thread by position, and the thread's bit there.
+    fn place(&self, thread: ThreadId) -> Option<(usize, usize)> {
+        let at = self.places.binary_search_by_key(&thread, |(held, _, _)| *held).ok()?;
+        Some((self.places[at].1, self.places[at].2))
     }
 }
 
@@ -96,18 +120,11 @@ pub(crate) struct Free {
 impl Free {
     pub(crate) fn of(host: &Host, layout: &Layout, held: &HostBookings) -> Self {
         let inventory = &host.inventory;
-        let booked = held.threads() > 0;
-        let threads = layout
-            .cores
-            .iter()
-            .map(|core| {
-                if !booked {
-                    return core.usable;
-                }
-                let taken = |at: usize| held.owner(core.threads[at]).is_some();
-                (0..core.threads.len()).filter(|at| taken(*at)).fold(core.usable, |free, at| free & !(1 << at))
-            })
-            .collect();
+        let mut threads: Vec<u64> = layout.cores.iter().map(|core| core.usable).collect();
+        for (core, bit) in held.taken().filter_map(|thread| layout.place(thread)) {
+            threads[core] &= !(1 << bit);
+        }
+        let for_vms = (layout.threads - layout.reserved).saturating_sub(held.threads()) as u64 * 1000;
         let pages = layout
             .nodes
             .iter()
@@ -121,7 +138,7 @@ impl Free {
             threads,
             pages,
             ordinary: held.free_ordinary(inventory),
-            shared: held.free_shared_cpu(inventory),
+            shared: for_vms.saturating_sub(held.shared_cpu()),
             devices: inventory
                 .devices
                 .iter()
@@ -147,6 +164,15 @@ impl Free {
     }
 }
 
+/// Hosts of one sort are asked for the same by the same VM.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(crate) struct Sort {
+    /// What it promises to over-subscribed VMs.
+    pub(crate) ratios: Overcommit,
+    /// The most threads of one core.
+    pub(crate) core_threads: u32,
+}
+
 /// A host in few numbers: enough to see at once that a VM does not fit, and how good the host could be at best.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Brief {
@@ -156,8 +182,6 @@ pub(crate) struct Brief {
     pub(crate) node_threads: [u32; 3],
     /// The same, of the cache that has most of each.
     pub(crate) cache_threads: [u32; 3],
-    /// The most threads of one core.
-    pub(crate) core_threads: u32,
     /// VMs that have something booked.
     pub(crate) vms: u32,
     /// Free pages of each size on all nodes.
@@ -170,8 +194,8 @@ pub(crate) struct Brief {
     pub(crate) shared: u64,
     /// Devices that can be given.
     pub(crate) devices: u32,
-    /// What it promises to over-subscribed VMs.
-    pub(crate) ratios: Overcommit,
+    /// What it is like.
+    pub(crate) sort: Sort,
     /// Whether less is there than is booked.
     pub(crate) overbooked: bool,
 }
@@ -184,7 +208,7 @@ impl Brief {
             ordinary: free.ordinary.0,
             shared: free.shared,
             devices: small(free.devices.iter().filter(|is_free| **is_free).count()),
-            ratios: host.spec.overcommit,
+            sort: Sort { ratios: host.spec.overcommit, core_threads: layout.core_threads },
             overbooked,
             ..Self::default()
         };
@@ -203,7 +227,6 @@ impl Brief {
             let all = free.count(at);
             let whole = free.is_whole(layout, at);
             let counts = [all, if whole { all } else { 0 }, u32::from(whole)];
-            brief.core_threads = brief.core_threads.max(small(core.threads.len()));
             for (at, count) in counts.into_iter().enumerate() {
                 of_node[at] += count;
                 of_cache[at] += count;

@@ -22,7 +22,7 @@ use crate::refusal::Refusal;
 /// How much one call may do, so that a leader with 50,000 waiting VMs still answers its hosts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
-    /// VMs looked at in one call; at least one is.
+    /// VMs looked at in one call; at least one is. Fewer are if their rules speak of much that was never counted before.
     pub vms: usize,
 }
 
@@ -86,14 +86,16 @@ pub struct Plan {
 pub fn plan(view: &Cluster, index: &mut Index, after: Option<Turn>, budget: Budget) -> Plan {
     index.catch_up(view);
     let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let mut turns: Vec<Turn> =
-        index.waiting.range((from, Bound::Unbounded)).take(budget.vms.max(1).saturating_add(1)).copied().collect();
+    let most = budget.vms.max(1);
+    let turns: Vec<Turn> =
+        index.waiting.range((from, Bound::Unbounded)).take(most.saturating_add(1)).copied().collect();
+    let mut vms: Vec<Arc<Vm>> = turns.iter().take(most).filter_map(|turn| view.vms.get(&turn.vm).cloned()).collect();
+    let prepared = index.prepare(&vms);
+    vms.truncate(prepared);
     let mut plan = Plan::default();
-    if turns.len() > budget.vms.max(1) {
-        turns.pop();
-        plan.next = turns.last().copied();
+    if turns.len() > vms.len() {
+        plan.next = vms.last().map(|vm| Turn::of(vm));
     }
-    let vms: Vec<Arc<Vm>> = turns.iter().filter_map(|turn| view.vms.get(&turn.vm).cloned()).collect();
     let figures = Figures::of_waiting(index.waiting.len());
     let mark = index.mark();
     let mut placed = best_order(index, &vms);

@@ -1,9 +1,11 @@
 //! Moves that would make the cluster better: for rules that are no longer kept, for VMs that span nodes without need, and
 //! for hosts that carry much more than others.
 //!
-//! A move is worth its trouble only if it makes one measure clearly better and no measure before it worse; a VM that was
-//! placed or moved lately stays where it is. As each move lowers what it is about by a margin, no move is the way back of
-//! another.
+//! A move is worth its trouble only if it makes one measure clearly better and no measure before it worse, neither for the VM
+//! nor for any other; a VM that was placed or moved lately stays where it is. As each move lowers the first measure that it
+//! changes, no move is the way back of others, and there is a last one.
+
+mod strain;
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +14,10 @@ use berth_model::vm::{Resources, Vm};
 use berth_model::{HostUid, Millis, VmUid};
 use berth_state::Cluster;
 
+use crate::allocate::Berth;
 use crate::choose::{Ask, Candidate, Mode, choose, consider};
 use crate::index::{Index, state_of};
+use strain::Strains;
 
 /// What would be better, with the figures before and after.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,6 +83,7 @@ pub const LOAD_MARGIN: u64 = 20;
 pub fn rebalance(view: &Cluster, index: &mut Index, most: usize) -> Vec<Move> {
     index.catch_up(view);
     let mark = index.mark();
+    let mut strains = Strains::of(view, index);
     let mut moves = Vec::new();
     // Loads only rise where VMs come: a host that is no fuller than this loses none for its load.
     let least_load =
@@ -94,7 +99,7 @@ pub fn rebalance(view: &Cluster, index: &mut Index, most: usize) -> Vec<Move> {
         if !is_promising(index, vm, row, least_load) {
             continue;
         }
-        if let Some((to, resources, gain)) = better(index, vm, row, &held.resources) {
+        if let Some((to, resources, gain)) = better(index, &mut strains, vm, row, &held.resources) {
             moves.push(Move { vm: vm.uid(), from: held.host, to: index.rows[to].host.uid(), resources, gain });
         }
     }
@@ -113,50 +118,66 @@ fn is_promising(index: &Index, vm: &Vm, row: usize, least_load: u64) -> bool {
 }
 
 /// The better place for a VM. If there is one the VM is left there on the index, else where it is.
-fn better(index: &mut Index, vm: &Arc<Vm>, row: usize, held: &Resources) -> Option<(usize, Resources, Gain)> {
+fn better(
+    index: &mut Index,
+    strains: &mut Strains,
+    vm: &Arc<Vm>,
+    row: usize,
+    held: &Resources,
+) -> Option<(usize, Resources, Gain)> {
     let before = load(index, row);
     let spans = spanned(index, row, held);
+    let touched = strains.touched_by(index, vm);
+    let strained = strains.strain(index, &touched);
     let mark = index.mark();
     index.try_removing(vm, row, held);
     let ask = Ask::of(index, vm);
     let stays = consider(index, vm, &ask, row).map(|(_, candidate)| Candidate { nodes: spans, ..candidate });
-    let found = {
-        let best = choose(index, vm, &ask, Mode::Spread);
-        let gain = best.and_then(|(to, berth, there)| {
-            let gain = match &stays {
-                // Whatever else ails the host, as being cordoned, is no reason to leave it.
-                Err(_) => ask.rules.refusal(index, row).map(|_| Gain::Rules),
-                Ok(here) if there.skew < here.skew => Some(Gain::Skew { from: here.skew, to: there.skew }),
-                Ok(here) if there.skew == here.skew && there.unmet <= here.unmet && there.nodes < spans => {
-                    Some(Gain::Nodes { from: spans, to: there.nodes })
-                }
-                Ok(_) => None,
-            }?;
-            (to != row).then_some((to, berth, gain))
-        });
-        gain.or_else(|| {
-            // The one with most room: if even that is not much emptier, none is.
-            let here = stays.as_ref().ok()?;
-            let (to, berth, there) = choose(index, vm, &ask, Mode::Level)?;
-            let no_worse = there.taints <= here.taints
-                && there.skew <= here.skew
-                && there.unmet <= here.unmet
-                && there.nodes <= here.nodes;
-            let after = load_with(index, to, berth.leftover);
-            let gain = Gain::Load { from: before, to: after };
-            (to != row && no_worse && after + LOAD_MARGIN <= before).then_some((to, berth, gain))
-        })
+    let kinder = |index: &Index| {
+        let (to, berth, there) = choose(index, vm, &ask, Mode::Spread)?;
+        let gain = match &stays {
+            // Whatever else ails the host, as being cordoned, is no reason to leave it.
+            Err(_) => ask.rules.refusal(index, row).map(|_| Gain::Rules),
+            Ok(here) if there.skew < here.skew => Some(Gain::Skew { from: here.skew, to: there.skew }),
+            Ok(here) if there.skew == here.skew && there.unmet <= here.unmet && there.nodes < spans => {
+                Some(Gain::Nodes { from: spans, to: there.nodes })
+            }
+            Ok(_) => None,
+        }?;
+        Some((to, berth, gain))
     };
-    match found {
-        Some((to, berth, gain)) => {
-            index.try_placing(vm, to, &berth.resources);
-            Some((to, berth.resources, gain))
+    let emptier = |index: &Index| {
+        // The one with most room: if even that is not much emptier, none is.
+        let here = stays.as_ref().ok()?;
+        let (to, berth, there) = choose(index, vm, &ask, Mode::Level)?;
+        let no_worse = there.taints <= here.taints
+            && there.skew <= here.skew
+            && there.unmet <= here.unmet
+            && there.nodes <= here.nodes;
+        let after = load_with(index, to, berth.leftover);
+        let gain = Gain::Load { from: before, to: after };
+        (no_worse && after + LOAD_MARGIN <= before).then_some((to, berth, gain))
+    };
+    let ways: [&dyn Fn(&Index) -> Option<(usize, Berth, Gain)>; 2] = [&kinder, &emptier];
+    for way in ways {
+        let Some((to, berth, gain)) = way(index).filter(|(to, _, _)| *to != row) else { continue };
+        let away = index.mark();
+        index.try_placing(vm, to, &berth.resources);
+        strains.follow(index, vm, row, to);
+        let after = strains.strain(index, &touched);
+        let is_worth = match gain {
+            Gain::Rules => after.broken < strained.broken,
+            Gain::Skew { .. } => after.broken <= strained.broken && after.skew < strained.skew,
+            Gain::Nodes { .. } | Gain::Load { .. } => after.broken <= strained.broken && after.skew <= strained.skew,
+        };
+        if is_worth {
+            return Some((to, berth.resources, gain));
         }
-        None => {
-            index.take_back(mark);
-            None
-        }
+        strains.follow(index, vm, to, row);
+        index.take_back(away);
     }
+    index.take_back(mark);
+    None
 }
 
 /// CPU that is promised, in percent of what is for VMs.

@@ -157,6 +157,17 @@ impl Rules {
         Some(cost)
     }
 
+    /// No host costs less; none if they forbid every host.
+    pub(crate) fn least(&self) -> Option<Cost> {
+        let mut least = Cost::default();
+        for OfKind { words, .. } in &self.kinds {
+            let open = || words.iter().filter(|word| !word.closed);
+            least.skew = least.skew.saturating_add(open().map(|word| word.skew).min()?);
+            least.unmet = least.unmet.saturating_add(open().map(|word| word.unmet).min()?);
+        }
+        Some(least)
+    }
+
     /// The first rule that forbids a host.
     pub(crate) fn refusal(&self, index: &Index, row: usize) -> Option<Refusal> {
         self.rules.iter().find_map(|rule| rule.refusal(index, row))
@@ -173,7 +184,7 @@ impl Rules {
 }
 
 /// How many counted VMs the emptiest part has, of those that have a host which may take the VM.
-fn least(index: &Index, counter: usize, shape: usize) -> u32 {
+pub(crate) fn least(index: &Index, counter: usize, shape: usize) -> u32 {
     let counter = index.counter_at(counter);
     let parts = &index.parts[counter.what.kind];
     let mut is_there = vec![false; parts.names.len()];

@@ -3,6 +3,7 @@
 mod answers;
 mod brute;
 mod laws;
+mod moves;
 mod rules;
 mod worlds;
 

@@ -212,7 +212,7 @@ impl Cluster {
     }
 
     /// Moves the indices from one version of a host to the next.
-    pub(crate) fn index_host(&mut self, before: Option<&Host>, after: Option<&Host>) {
+    pub(crate) fn index_host<'a>(&mut self, before: Option<&'a Host>, after: Option<&'a Host>) {
         let (old, new) = (before.map(strays).unwrap_or_default(), after.map(strays).unwrap_or_default());
         if let Some(host) = before.or(after).map(Host::uid) {
             if after.is_some_and(|host| host.awaited.is_some()) {
@@ -231,10 +231,14 @@ impl Cluster {
                 self.strays.entry(*come).or_default().insert(host);
             }
         }
-        match (before, after) {
-            (_, Some(host)) => drop(self.host_names.insert(host.meta.name.clone(), host.uid())),
-            (Some(host), None) => drop(self.host_names.remove(&host.meta.name)),
-            (None, None) => {}
+        let name = |host: &'a Host| &host.meta.name;
+        if before.map(name) != after.map(name) {
+            if let Some(host) = before {
+                self.host_names.remove(&host.meta.name);
+            }
+            if let Some(host) = after {
+                self.host_names.insert(host.meta.name.clone(), host.uid());
+            }
         }
     }
 
@@ -366,9 +370,9 @@ impl Cluster {
     }
 
     /// Moves the indices from one version of a VM to the next.
-    pub(crate) fn index_vm(&mut self, before: Option<&Vm>, after: Option<&Vm>) {
-        let assignment = |vm: Option<&Vm>| vm.and_then(|vm| vm.assignment.clone().map(|held| (vm.uid(), held)));
-        let (old, new) = (assignment(before), assignment(after));
+    pub(crate) fn index_vm<'a>(&mut self, before: Option<&'a Vm>, after: Option<&'a Vm>) {
+        let assignment = |vm: &'a Vm| vm.assignment.as_ref().map(|held| (vm.uid(), held));
+        let (old, new) = (before.and_then(assignment), after.and_then(assignment));
         if old != new {
             if let Some((uid, held)) = old {
                 let bookings = self.bookings.entry(held.host).or_default();
@@ -381,9 +385,18 @@ impl Cluster {
                 Arc::make_mut(self.bookings.entry(held.host).or_default()).book(uid, &held.resources);
             }
         }
+        // Touched only when a name comes or goes: views share the names, and each touch would copy many of them.
+        let name = |vm: &'a Vm| (&vm.meta.project, &vm.meta.name);
+        if before.map(name) != after.map(name) {
+            if let Some(vm) = before {
+                self.vm_names.remove(&(vm.meta.project.clone(), vm.meta.name.clone()));
+            }
+            if let Some(vm) = after {
+                self.vm_names.insert((vm.meta.project.clone(), vm.meta.name.clone()), vm.uid());
+            }
+        }
         match (before, after) {
             (_, Some(vm)) => {
-                self.vm_names.insert((vm.meta.project.clone(), vm.meta.name.clone()), vm.uid());
                 // Touched only when it becomes another set: whoever plans compares it by identity.
                 let waits = vm.assignment.is_none() && !vm.meta.is_deleting();
                 match (waits, self.waiting.contains_key(&vm.uid())) {
@@ -392,10 +405,7 @@ impl Cluster {
                     _ => {}
                 }
             }
-            (Some(vm), None) => {
-                self.vm_names.remove(&(vm.meta.project.clone(), vm.meta.name.clone()));
-                self.waiting.remove(&vm.uid());
-            }
+            (Some(vm), None) => drop(self.waiting.remove(&vm.uid())),
             (None, None) => {}
         }
     }

@@ -127,6 +127,11 @@ impl HostBookings {
         self.threads.get(&thread).copied()
     }
 
+    /// The threads that are booked, in ascending order.
+    pub fn taken(&self) -> impl Iterator<Item = ThreadId> + '_ {
+        self.threads.keys().copied()
+    }
+
     /// How many threads are booked.
     pub fn threads(&self) -> usize {
         self.threads.len()
@@ -261,11 +266,6 @@ impl HostBookings {
     /// Ordinary memory that nobody has booked.
     pub fn free_ordinary(&self, inventory: &Inventory) -> Bytes {
         total_ordinary(inventory).saturating_sub(self.ordinary)
-    }
-
-    /// Thousandths of a thread that can still be promised among the threads that no VM has for itself.
-    pub fn free_shared_cpu(&self, inventory: &Inventory) -> u64 {
-        shared_capacity(inventory, self.threads.len()).saturating_sub(self.shared_cpu)
     }
 
     /// Why the host cannot carry what is booked on it, if it reported less than it once had (law 9).

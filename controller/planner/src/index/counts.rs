@@ -87,19 +87,35 @@ impl Counts {
         Some(number)
     }
 
-    /// Begins to count; `placed` are the VMs that are placed and their parts of this kind.
-    pub(super) fn begin<'a>(&mut self, what: What, call: u64, placed: impl Iterator<Item = (&'a Vm, usize)>) -> usize {
-        let mut counter = Counter { what, by_part: Vec::new(), total: 0, used: call };
-        for (vm, part) in placed {
-            if vm.meta.project == counter.what.project && counter.what.vms.matches(&vm.meta.labels) {
-                counter.add(part, true);
+    /// Begins to count; whoever is placed already is counted by [`Counts::fill`].
+    pub(super) fn begin(&mut self, what: What, call: u64) -> usize {
+        let number = self.counters.len();
+        self.matcher.file(number, &what.project, &what.vms);
+        self.numbers.insert(what.clone(), number);
+        self.counters.push(Counter { what, by_part: Vec::new(), total: 0, used: call });
+        number
+    }
+
+    /// Counts VMs that are placed in these rows by the counters from this number on: all of them in one walk.
+    pub(super) fn fill<'a>(
+        &mut self,
+        from: usize,
+        placed: impl Iterator<Item = (&'a Vm, usize)>,
+        part: impl Fn(usize, usize) -> usize,
+    ) {
+        // Most VMs have the labels of many others.
+        let mut alike: HashMap<(&Name, &BTreeMap<String, String>), Vec<usize>> = HashMap::new();
+        for (vm, row) in placed {
+            let (project, labels) = (&vm.meta.project, &vm.meta.labels);
+            let selecting = alike.entry((project, labels)).or_insert_with(|| {
+                let selects = |number: &usize| *number >= from && self.counters[*number].what.vms.matches(labels);
+                self.matcher.candidates(project, labels).filter(selects).collect()
+            });
+            for number in &*selecting {
+                let counter = &mut self.counters[*number];
+                counter.add(part(counter.what.kind, row), true);
             }
         }
-        let number = self.counters.len();
-        self.matcher.file(number, &counter.what.project, &counter.what.vms);
-        self.numbers.insert(counter.what.clone(), number);
-        self.counters.push(counter);
-        number
     }
 
     /// Drops the counters that were asked for least recently if there are too many. Numbers are others then.

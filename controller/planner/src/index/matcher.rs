@@ -16,12 +16,12 @@ struct OfProject {
 
 /// Numbers filed under what their selectors ask for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Matcher {
+pub(crate) struct Matcher {
     projects: HashMap<Name, OfProject>,
 }
 
 impl Matcher {
-    pub(super) fn file(&mut self, number: usize, project: &Name, selector: &Selector) {
+    pub(crate) fn file(&mut self, number: usize, project: &Name, selector: &Selector) {
         let filed = self.projects.entry(project.clone()).or_default();
         let equal = selector.0.iter().find(|asked| asked.operator == Operator::In && !asked.values.is_empty());
         let Some(asked) = equal else { return filed.others.push(number) };
@@ -32,7 +32,7 @@ impl Matcher {
     }
 
     /// Every number whose selector might select a VM of these labels, each once, in no particular order.
-    pub(super) fn candidates<'a>(
+    pub(crate) fn candidates<'a>(
         &'a self,
         project: &Name,
         labels: &'a BTreeMap<String, String>,

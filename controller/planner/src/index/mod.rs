@@ -8,26 +8,30 @@
 
 mod counts;
 mod matcher;
+mod order;
 mod parts;
 mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use berth_model::HostUid;
 use berth_model::host::Host;
 use berth_model::placement::{Domain, Selector};
 use berth_model::vm::{Resources, Vm, VmSpec};
+use berth_model::{HostUid, Name};
 use berth_state::{Cluster, HostBookings};
 use imbl::ordmap::DiffItem;
 
 pub(crate) use counts::{Counter, Guard, What};
+pub(crate) use matcher::Matcher;
+pub(crate) use order::Place;
 pub(crate) use parts::{NOWHERE, Parts};
 pub(crate) use shapes::{Shape, Standing, closed, state_of};
 
 use crate::Turn;
-use crate::layout::{Brief, Free, Layout};
+use crate::layout::{Brief, Free, Layout, Sort};
 use counts::Counts;
+use order::Order;
 use shapes::Shapes;
 
 /// One host.
@@ -66,6 +70,9 @@ struct Before {
 /// A host before and after.
 type Differing<'a> = (Option<&'a Arc<Host>>, Option<&'a Arc<Host>>);
 
+/// Comparisons of selectors' conditions with VMs or hosts in one call, about: a few hundred milliseconds.
+const COMPARISONS: usize = 20_000_000;
+
 /// How to take a trial back.
 #[derive(Debug)]
 enum Undo {
@@ -85,6 +92,7 @@ pub struct Index {
     pub(crate) by_name: Vec<usize>,
     /// By row: its position in `by_name`.
     pub(crate) rank: Vec<usize>,
+    order: Order,
     /// VMs that wait, in the order of their turns.
     pub(crate) waiting: BTreeSet<Turn>,
     pub(crate) parts: Vec<Parts>,
@@ -145,6 +153,10 @@ impl Index {
                     {
                         self.rows[row].layout = Arc::new(Layout::of(&host.inventory));
                     }
+                    if before.meta.name != host.meta.name {
+                        // The order of names is made anew.
+                        self.rank.clear();
+                    }
                     self.rows[row].host = Arc::clone(host);
                     self.shapes.update(row, host);
                     for parts in &mut self.parts {
@@ -180,6 +192,7 @@ impl Index {
             for (rank, row) in self.by_name.iter().enumerate() {
                 self.rank[*row] = rank;
             }
+            self.order = Order::of(&self.briefs, &self.rank);
         }
         if count_anew {
             self.count_anew();
@@ -262,7 +275,31 @@ impl Index {
     fn put(&mut self, row: usize, held: Arc<HostBookings>) {
         let Row { host, layout, .. } = &self.rows[row];
         self.rows[row] = Row::new(Arc::clone(host), Arc::clone(layout), held);
-        self.briefs[row] = self.rows[row].brief();
+        let brief = self.rows[row].brief();
+        self.put_brief(row, brief);
+    }
+
+    fn put_brief(&mut self, row: usize, brief: Brief) {
+        let before = std::mem::replace(&mut self.briefs[row], brief);
+        // While hosts come their ranks are not known; the whole order is made when they are.
+        if self.rank.len() == self.rows.len() {
+            self.order.change(&before, &brief, self.rank[row], row);
+        }
+    }
+
+    /// Hosts, the emptiest first.
+    pub(crate) fn emptiest_first(&self) -> impl Iterator<Item = &Place> {
+        self.order.places()
+    }
+
+    /// Every sort of host that there is.
+    pub(crate) fn sorts(&self) -> impl Iterator<Item = Sort> + '_ {
+        self.order.sorts()
+    }
+
+    /// The most that one cache of any host offers, see [`Brief::cache_threads`].
+    pub(crate) fn most_of_a_cache(&self, counted: usize) -> u32 {
+        self.order.most_of_a_cache(counted)
     }
 
     /// The kind of parts that a rule counts in.
@@ -278,25 +315,78 @@ impl Index {
 
     /// The counter of these VMs; made now if nobody asked for it before.
     pub(crate) fn counter(&mut self, vm: &Vm, domain: &Domain, vms: &Selector) -> usize {
+        self.counters([(&vm.meta.project, domain, vms)].into_iter())[0]
+    }
+
+    /// The counters of all of these VMs; those that nobody asked for before are made in one walk.
+    pub(crate) fn counters<'a>(
+        &mut self,
+        wanted: impl Iterator<Item = (&'a Name, &'a Domain, &'a Selector)>,
+    ) -> Vec<usize> {
+        let from = self.counts.counters.len();
+        let numbers = wanted.map(|(project, domain, vms)| self.begin_counting(project, domain, vms).0).collect();
+        self.count_placed(from);
+        numbers
+    }
+
+    /// The counter of these VMs, and whether nobody asked for it before.
+    fn begin_counting(&mut self, project: &Name, domain: &Domain, vms: &Selector) -> (usize, bool) {
         let kind = self.kind(domain);
-        let what = What { project: vm.meta.project.clone(), kind, vms: vms.clone() };
-        if let Some(number) = self.counts.find(&what, self.call) {
-            return number;
+        let what = What { project: project.clone(), kind, vms: vms.clone() };
+        match self.counts.find(&what, self.call) {
+            Some(number) => (number, false),
+            None => (self.counts.begin(what, self.call), true),
+        }
+    }
+
+    /// Counts by the counters from this number on whoever is placed.
+    fn count_placed(&mut self, from: usize) {
+        if from == self.counts.counters.len() {
+            return;
         }
         // Placements that are only tried are in the journal, not in the view.
-        let parts = &self.parts[kind];
         let mut tried: BTreeMap<_, Option<(&Vm, usize)>> = BTreeMap::new();
         for undo in &self.journal {
             if let Undo::Count { vm, row, came } = undo {
                 tried.insert(vm.uid(), came.then_some((&**vm, *row)));
             }
         }
-        let of_view = self.seen.vms.values().filter(|vm| !tried.contains_key(&vm.uid())).filter_map(|vm| {
+        let of_view = self.seen.vms.values().filter_map(|vm| {
             let row = self.row_of.get(&vm.assignment.as_ref()?.host)?;
-            Some((&**vm, *row))
+            (tried.is_empty() || !tried.contains_key(&vm.uid())).then_some((&**vm, *row))
         });
         let placed = of_view.chain(tried.values().copied().flatten());
-        self.counts.begin(what, self.call, placed.map(|(vm, row)| (vm, parts.of_row[row])))
+        self.counts.fill(from, placed, |kind, row| self.parts[kind].of_row[row]);
+    }
+
+    /// Makes counters and shapes for all of these VMs, counting in one walk, and tells how many VMs may be looked at
+    /// before that is too much: at least one.
+    pub(crate) fn prepare(&mut self, vms: &[Arc<Vm>]) -> usize {
+        let from = self.counts.counters.len();
+        let mut comparisons = 0_usize;
+        let mut prepared = 0;
+        for vm in vms {
+            let rules = &vm.spec.rules;
+            let near = rules.affinity.iter().map(|rule| (&rule.domain, &rule.vms));
+            for (domain, vms) in near.chain(rules.spread.iter().map(|rule| (&rule.domain, &rule.vms))) {
+                if self.begin_counting(&vm.meta.project, domain, vms).1 {
+                    comparisons += (1 + vms.0.len()).saturating_mul(self.seen.vms.len());
+                }
+            }
+            let shapes = self.shapes.all.len();
+            self.shape(&vm.spec);
+            if self.shapes.all.len() > shapes {
+                let wishes = rules.host_wishes.iter().map(|wish| &wish.hosts);
+                let conditions: usize = rules.hosts.iter().chain(wishes).map(|hosts| 1 + hosts.0.len()).sum();
+                comparisons += conditions.saturating_mul(self.rows.len());
+            }
+            prepared += 1;
+            if comparisons > COMPARISONS {
+                break;
+            }
+        }
+        self.count_placed(from);
+        prepared
     }
 
     pub(crate) fn counter_at(&self, number: usize) -> &Counter {
@@ -373,7 +463,7 @@ impl Index {
                     let Before { row, held, free, overbooked, brief } = *before;
                     let standing = &mut self.rows[row];
                     (standing.held, standing.free, standing.overbooked) = (held, free, overbooked);
-                    self.briefs[row] = brief;
+                    self.put_brief(row, brief);
                 }
                 Some(Undo::Count { vm, row, came }) => self.count(&vm, row, !came),
                 None => {}
@@ -391,6 +481,9 @@ impl Index {
         if anew.rows.len() != self.rows.len() || self.by_name.len() != self.rows.len() {
             differences.push(format!("{} hosts instead of {}", self.rows.len(), anew.rows.len()));
             return differences;
+        }
+        if self.order != Order::of(&self.briefs, &self.rank) {
+            differences.push("hosts lie in another order".to_owned());
         }
         for (mine, other) in self.by_name.iter().zip(anew.by_name.clone()) {
             let (row, right) = (&self.rows[*mine], &anew.rows[other]);
@@ -417,9 +510,10 @@ impl Index {
             let mut right_one = Counts::default();
             let placed = self.seen.vms.values().filter_map(|vm| {
                 let row = anew.row_of.get(&vm.assignment.as_ref()?.host)?;
-                Some((&**vm, anew.parts[right].of_row[*row]))
+                (vm.meta.project == what.project && what.vms.matches(&vm.meta.labels)).then_some((&**vm, *row))
             });
-            right_one.begin(What { kind: right, ..what.clone() }, 0, placed);
+            right_one.begin(What { kind: right, ..what.clone() }, 0);
+            right_one.fill(0, placed, |kind, row| anew.parts[kind].of_row[row]);
             let by_name = |counter: &Counter, parts: &Parts| -> BTreeMap<String, u32> {
                 let counts =
                     parts.names.iter().enumerate().skip(1).map(|(part, name)| (name.clone(), counter.at(part)));
@@ -444,6 +538,10 @@ impl Index {
             differences.push(format!("other rules to keep away: {mine:?} instead of {other:?}"));
         }
         for shape in &self.shapes.all {
+            let (taints, unmet) = shape.least();
+            if shape.standings.iter().any(|standing| standing.open && (standing.taints < taints || standing.unmet < unmet)) {
+                differences.push("a host is better for some VMs than the best".to_owned());
+            }
             let standings: Vec<&Standing> = self.by_name.iter().map(|row| &shape.standings[*row]).collect();
             let right: Vec<Standing> =
                 anew.by_name.iter().map(|row| shape.standing_of(&anew.rows[*row].host)).collect();

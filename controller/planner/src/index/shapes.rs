@@ -66,13 +66,27 @@ pub(crate) struct Shape {
     asked: Asked,
     /// By row.
     pub(crate) standings: Vec<Standing>,
+    /// See [`least`]; none if a host changed since.
+    least: Option<(u32, u32)>,
     used: u64,
+}
+
+/// The least taints and the least weights of wishes that are not met, each of all hosts that are open.
+fn least(standings: &[Standing]) -> (u32, u32) {
+    let open = || standings.iter().filter(|standing| standing.open);
+    let taints = open().map(|standing| standing.taints).min();
+    (taints.unwrap_or(0), open().map(|standing| standing.unmet).min().unwrap_or(0))
 }
 
 impl Shape {
     /// What a host is for it, worked out anew.
     pub(super) fn standing_of(&self, host: &Host) -> Standing {
         standing(host, &self.asked)
+    }
+
+    /// No host that is open has fewer taints than the first, or lesser weights than the second.
+    pub(crate) fn least(&self) -> (u32, u32) {
+        self.least.unwrap_or_default()
     }
 }
 
@@ -91,7 +105,9 @@ impl Shapes {
         let hash = Asked::hash_of(spec);
         let known = self.numbers.get(&hash).into_iter().flatten().find(|at| self.all[**at].asked.is_that_of(spec));
         if let Some(at) = known.copied() {
-            self.all[at].used = call;
+            let shape = &mut self.all[at];
+            shape.used = call;
+            shape.least.get_or_insert_with(|| least(&shape.standings));
             return at;
         }
         let (ImageRef { sha256, virtual_size, .. }, rules) = (&spec.image, &spec.rules);
@@ -102,8 +118,9 @@ impl Shapes {
             tolerations: rules.tolerations.clone(),
             wishes: rules.host_wishes.clone(),
         };
-        let standings = hosts.map(|host| standing(host, &asked)).collect();
-        self.all.push(Shape { asked, standings, used: call });
+        let standings: Vec<Standing> = hosts.map(|host| standing(host, &asked)).collect();
+        let least = Some(least(&standings));
+        self.all.push(Shape { asked, standings, least, used: call });
         self.numbers.entry(hash).or_default().push(self.all.len() - 1);
         self.all.len() - 1
     }
@@ -113,9 +130,12 @@ impl Shapes {
         for shape in &mut self.all {
             let now = standing(host, &shape.asked);
             match shape.standings.get_mut(row) {
+                Some(held) if *held == now => continue,
                 Some(held) => *held = now,
                 None => shape.standings.push(now),
             }
+            // Worked out anew when it is asked for.
+            shape.least = None;
         }
     }
 

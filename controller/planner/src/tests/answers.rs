@@ -48,6 +48,14 @@ fn the_smallest_change_is_one_field_and_the_least_of_it() {
 }
 
 #[test]
+fn less_memory_is_found_where_smaller_pages_would_fit_even_less() {
+    let mut world = World::new();
+    // Room for QEMU and for nothing beside it.
+    world.host(1, Machine { hugepages: 100, ordinary: Bytes::mib(105), ..Machine::cores(2) }.inventory());
+    assert_eq!(change_for(&mut world, vm_spec(1, Bytes::mib(500))), ["ask for 200MiB of memory"]);
+}
+
+#[test]
 fn no_change_of_a_vm_helps_where_no_host_takes_any() {
     let mut world = World::new();
     world.host(1, Machine::cores(2).inventory());

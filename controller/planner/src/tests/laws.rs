@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use berth_model::testing::{Machine, vm_uid};
-use berth_state::Body;
-use berth_state::testing::{World, delete_vm};
+use berth_model::host::Liveness;
+use berth_model::session::{Report, VmReport};
+use berth_model::testing::{Machine, host_uid, name, vm_uid};
+use berth_model::{Incarnation, Stamp};
+use berth_state::testing::{World, delete_vm, facts, report};
+use berth_state::{Body, Expect, HostFacts};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::worlds::{create, patches, plain_specs, vms, worlds};
+use super::worlds::{create, create_in, patches, plain_specs, projects, vms, worlds};
 use super::{patch, plan, settle, whole};
 use crate::testing::Judge;
 use crate::{Budget, Index, Verdict};
@@ -33,6 +36,36 @@ fn judged(world: &mut World, commands: Vec<Body>) -> Result<(), TestCaseError> {
         world.done(body);
     }
     Ok(())
+}
+
+/// Every second VM that is placed is deleted, and its host reports it gone.
+fn all_gone(world: &mut World, number: u32) {
+    let placed: Vec<_> = world.cluster.vms.values().filter(|vm| vm.assignment.is_some()).step_by(2).cloned().collect();
+    for vm in placed {
+        let held = world.placed(vm.uid()).clone();
+        let host = (0..100).find(|number| host_uid(u128::from(*number)) == held.host).unwrap();
+        world.done(delete_vm(vm.uid()));
+        let gone = vec![(vm.uid(), VmReport::Gone(Stamp { incarnation: Incarnation(0), epoch: held.epoch }))];
+        world.done(report(host, Report { number: u64::from(number) + 10, vms: gone, ..Report::default() }));
+    }
+}
+
+/// A host comes with another name, perhaps before all others or behind them.
+fn rename(world: &mut World, host: usize, number: u32) {
+    let facts = facts(u32::try_from(host).unwrap());
+    let called = if number.is_multiple_of(2) { "a" } else { "z" };
+    let facts = HostFacts { name: name(&format!("{called}{number}")), ..facts };
+    world.done(Body::ReportHost { facts, report: Box::new(Report { number: u64::from(number) + 10, ..Report::default() }) });
+}
+
+/// A host is lost for ever, and forgotten.
+fn lose(world: &mut World, number: u32) {
+    let (host, expect) = (host_uid(number.into()), Expect::default());
+    if world.cluster.hosts.contains_key(&host) {
+        world.liveness(host, Liveness::Lost);
+        world.done(Body::ConfirmDead { host, expect });
+        world.done(Body::RemoveHost { host, never_returns: true, expect });
+    }
 }
 
 proptest! {
@@ -74,14 +107,14 @@ proptest! {
         }
         let made = whole(&world.cluster);
         prop_assert_eq!(&made, &whole(&world.cluster.clone()), "the same view gives the same plan");
-        judged(&mut world, made.commands)?;
-        prop_assert_eq!(whole(&world.cluster).commands, Vec::new());
+        judged(&mut world, made.commands.clone())?;
+        prop_assert_eq!(whole(&world.cluster).commands, Vec::new(), "after {:?}", made.commands);
     }
 
     #[test]
     fn an_index_that_followed_every_change_is_that_of_the_view_and_plans_the_same(
         hosts in vec((super::worlds::machines(), patches()), 1..4),
-        steps in vec((vms(), 0..12_u32, patches()), 1..12),
+        steps in vec((vms(), projects(), 0..14_u32, patches()), 1..12),
     ) {
         let mut world = World::new();
         let mut index = Index::default();
@@ -90,21 +123,24 @@ proptest! {
             patch(&mut world, number, first.clone());
             index.catch_up(&world.cluster);
         }
-        for (number, (asked, what, other)) in (1..).zip(steps) {
-            let vm = create(&mut world, number, asked);
+        for (number, (asked, project, what, other)) in (1..).zip(steps) {
+            let vm = create_in(&mut world, project, number, asked);
             let commands = crate::plan(&world.cluster, &mut index, None, Budget::default()).commands;
             prop_assert_eq!(&commands, &whole(&world.cluster).commands);
             for body in commands {
                 world.done(body);
             }
             match what {
-                0..3 if (what as usize) < hosts.len() => patch(&mut world, what, other),
+                0..3 if world.cluster.hosts.contains_key(&host_uid(what.into())) => patch(&mut world, what, other),
                 3 => { world.done(delete_vm(vm)); }
                 4 => {
                     let labels = [("app".to_owned(), "b".to_owned())].into();
-                    world.done(Body::SetLabels { vm, set: labels, remove: Vec::new(), expect: berth_state::Expect::default() });
+                    world.done(Body::SetLabels { vm, set: labels, remove: Vec::new(), expect: Expect::default() });
                 }
                 5 => { world.host(50 + number, Machine::cores(4).inventory()); }
+                6 | 7 => all_gone(&mut world, number),
+                8 if hosts.len() > 1 => lose(&mut world, 0),
+                9 => rename(&mut world, hosts.len() - 1, number),
                 _ => {}
             }
             index.catch_up(&world.cluster);

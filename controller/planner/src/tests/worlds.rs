@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use berth_model::host::{HugepagePool, Inventory, Liveness, NodeId, PciAddress, PciDevice, PciKind};
+use berth_model::host::{
+    HugepagePool, Inventory, Liveness, NodeId, Overcommit, PciAddress, PciDevice, PciKind, Percent,
+};
 use berth_model::image::ImageOnHost;
 use berth_model::placement::{
     Domain, HostWish, Operator, Requirement, Rules, Selector, Spread, Strength, Taint, TaintEffect, Toleration,
@@ -14,7 +16,7 @@ use berth_model::testing::{IMAGE_SIZE, Machine, digest, host_uid, name, vm_spec,
 use berth_model::vm::{DeviceDemand, NumaPolicy, Performance, SmtPolicy, Tuning, VmSpec};
 use berth_model::{Bytes, Name, PageSize, VmUid};
 use berth_state::testing::{World, report};
-use berth_state::{Body, HostPatch};
+use berth_state::{Body, Expect, HostPatch};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -175,12 +177,26 @@ pub(super) fn vms() -> impl Strategy<Value = (VmSpec, BTreeMap<String, String>)>
     })
 }
 
-pub(super) fn create(world: &mut World, number: u32, (spec, labels): (VmSpec, BTreeMap<String, String>)) -> VmUid {
+pub(super) fn create(world: &mut World, number: u32, asked: (VmSpec, BTreeMap<String, String>)) -> VmUid {
+    create_in(world, Name::default_project(), number, asked)
+}
+
+pub(super) fn create_in(
+    world: &mut World,
+    project: Name,
+    number: u32,
+    (spec, labels): (VmSpec, BTreeMap<String, String>),
+) -> VmUid {
     let uid = vm_uid(u128::from(number));
     let called = name(&format!("vm-{number}"));
-    let (project, annotations) = (Name::default_project(), BTreeMap::new());
+    let annotations = BTreeMap::new();
     world.done(Body::CreateVm { uid, project, name: called, labels, annotations, spec: Box::new(spec) });
     uid
+}
+
+/// One VM in four is of another project, whose VMs count for nothing.
+pub(super) fn projects() -> impl Strategy<Value = Name> {
+    prop_oneof![3 => Just(Name::default_project()), 1 => Just(name("other"))]
 }
 
 fn images() -> impl Strategy<Value = Option<ImageOnHost>> {
@@ -201,8 +217,11 @@ pub(super) fn patches() -> impl Strategy<Value = HostPatch> {
     ];
     let disk = prop_oneof![Just(None), Just(Some("ssd")), Just(Some("hdd"))];
     let part = || prop::option::weighted(0.8, 0..2_u8);
-    (part(), part(), disk, taint, prop::bool::weighted(0.3), prop::bool::weighted(0.05)).prop_map(
-        |(zone, rack, disk, taint, fast, cordoned)| HostPatch {
+    let generous = Overcommit { cpu_percent: Percent(800), memory_percent: Percent(200) };
+    let overcommit = prop::option::weighted(0.2, prop_oneof![Just(generous), Just(Overcommit::NONE)]);
+    (part(), part(), disk, taint, prop::bool::weighted(0.3), prop::bool::weighted(0.05), overcommit).prop_map(
+        |(zone, rack, disk, taint, fast, cordoned, overcommit)| HostPatch {
+            overcommit,
             zone: Some(zone.map(|zone| name(&format!("z{zone}")))),
             rack: Some(rack.map(|rack| name(&format!("r{rack}")))),
             set_labels: disk.map(|disk| ("disk".to_owned(), disk.to_owned())).into_iter().collect(),
@@ -221,20 +240,26 @@ pub(super) fn patches() -> impl Strategy<Value = HostPatch> {
 pub(super) fn worlds() -> impl Strategy<Value = World> {
     let host =
         (machines(), prop_oneof![8 => Just(Liveness::Alive), 1 => livenesses()], images(), any::<u8>(), patches());
-    (vec(host, 0..5), vec((vms(), prop::bool::weighted(0.2)), 0..8)).prop_map(|(hosts, vms)| {
+    (vec(host, 0..5), vec((vms(), projects(), prop::bool::weighted(0.2)), 0..8)).prop_map(|(hosts, vms)| {
         let mut world = World::new();
         for (number, (inventory, _, _, _, patch)) in (0..).zip(&hosts) {
             world.host(number, inventory.clone());
             super::patch(&mut world, number, HostPatch { cordoned: None, ..patch.clone() });
         }
-        for (number, (vm, deleted)) in (100..).zip(vms) {
-            let vm = create(&mut world, number, vm);
+        for (number, (vm, project, deleted)) in (100..).zip(vms) {
+            let vm = create_in(&mut world, project, number, vm);
             super::settle(&mut world);
             if deleted {
                 world.done(berth_state::testing::delete_vm(vm));
             }
         }
         for (number, (mut inventory, liveness, image, shrunk, patch)) in (0..).zip(hosts) {
+            if (20..45).contains(&shrunk) {
+                // It was declared dead, and is heard of again: it still holds what it had.
+                let host = host_uid(number.into());
+                world.liveness(host, Liveness::Lost);
+                world.done(Body::ConfirmDead { host, expect: Expect::default() });
+            }
             inventory.hugepages.iter_mut().for_each(|pool| pool.total /= 2);
             let inventory = (shrunk < 20).then_some(inventory);
             let images = vec![(digest(1), image)];

@@ -46,9 +46,6 @@ pub(super) fn report(
     };
     if before.is_none() || host.meta.name != facts.name {
         // A host keeps its identity when its certificate brings a new name.
-        if let Some(held) = &before {
-            cluster.host_names.remove(&held.meta.name);
-        }
         host.meta.name = facts.name.clone();
     }
     host.address.clone_from(&facts.address);
