@@ -11,7 +11,7 @@
 use berth_model::placement::{Domain, Selector, Spread, Strength, VmAffinity, WhenUnsatisfiable};
 use berth_model::vm::Vm;
 
-use crate::index::{Index, NOWHERE};
+use crate::index::{Guard, Index, NOWHERE};
 use crate::refusal::Refusal;
 
 /// One rule, with its counts at hand.
@@ -93,7 +93,10 @@ impl Rules {
                 Rule::Near { counter, first, strength: *strength }
             });
         }
-        for guard in index.guards_against(vm) {
+        // Guards are numbered as they came, which is not the same on every index: the first reason must not depend on it.
+        let mut guards: Vec<&Guard> = index.guards_against(vm).collect();
+        guards.sort_by_key(|guard| (&index.parts[guard.what.kind].domain, &guard.what.vms));
+        for guard in guards {
             let by_part = guard.by_part.iter().map(|(part, count)| (*part, *count)).collect();
             let guard = What { kind: guard.what.kind, vms: guard.what.vms.clone() };
             rules.push(Rule::Guarded { guard, by_part });

@@ -87,7 +87,7 @@ impl Counts {
         Some(number)
     }
 
-    /// Begins to count; whoever is placed already is counted by [`Counts::fill`].
+    /// Begins to count; whoever is placed already is counted by [`Counts::fill_one`] or [`Counts::fill`].
     pub(super) fn begin(&mut self, what: What, call: u64) -> usize {
         let number = self.counters.len();
         self.matcher.file(number, &what.project, &what.vms);
@@ -96,10 +96,25 @@ impl Counts {
         number
     }
 
-    /// Counts VMs that are placed in these rows by the counters from this number on: all of them in one walk.
+    /// Counts those of these VMs that one counter counts, which are placed in these rows.
+    pub(super) fn fill_one<'a>(
+        &mut self,
+        number: usize,
+        placed: impl Iterator<Item = (&'a Vm, usize)>,
+        part: impl Fn(usize, usize) -> usize,
+    ) {
+        let counter = &mut self.counters[number];
+        for (vm, row) in placed {
+            if vm.meta.project == counter.what.project && counter.what.vms.matches(&vm.meta.labels) {
+                counter.add(part(counter.what.kind, row), true);
+            }
+        }
+    }
+
+    /// Counts VMs that are placed in these rows by several counters, in one walk.
     pub(super) fn fill<'a>(
         &mut self,
-        from: usize,
+        numbers: &[usize],
         placed: impl Iterator<Item = (&'a Vm, usize)>,
         part: impl Fn(usize, usize) -> usize,
     ) {
@@ -108,7 +123,9 @@ impl Counts {
         for (vm, row) in placed {
             let (project, labels) = (&vm.meta.project, &vm.meta.labels);
             let selecting = alike.entry((project, labels)).or_insert_with(|| {
-                let selects = |number: &usize| *number >= from && self.counters[*number].what.vms.matches(labels);
+                let selects = |number: &usize| {
+                    numbers.binary_search(number).is_ok() && self.counters[*number].what.vms.matches(labels)
+                };
                 self.matcher.candidates(project, labels).filter(selects).collect()
             });
             for number in &*selecting {

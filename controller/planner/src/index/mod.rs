@@ -7,6 +7,7 @@
 //! A plan tries placements on the index itself and takes all of them back: what really happened comes with the next view.
 
 mod counts;
+mod labels;
 mod matcher;
 mod order;
 mod parts;
@@ -31,6 +32,7 @@ pub(crate) use shapes::{Shape, Standing, closed, state_of};
 use crate::Turn;
 use crate::layout::{Brief, Free, Layout, Sort};
 use counts::Counts;
+use labels::Labels;
 use order::Order;
 use shapes::Shapes;
 
@@ -97,6 +99,7 @@ pub struct Index {
     pub(crate) waiting: BTreeSet<Turn>,
     pub(crate) parts: Vec<Parts>,
     counts: Counts,
+    labels: Labels,
     shapes: Shapes,
     journal: Vec<Undo>,
     call: u64,
@@ -237,7 +240,17 @@ impl Index {
             let rows = from.into_iter().chain(to).filter_map(|held| self.row_of.get(&held.host));
             dirty.extend(rows);
         }
-        if counted_later || before.zip(after).is_some_and(|(before, after)| counts_alike(before, after)) {
+        if before.zip(after).is_some_and(|(before, after)| counts_alike(before, after)) {
+            return;
+        }
+        let is_placed = |vm: &&Arc<Vm>| vm.assignment.is_some();
+        if let Some(vm) = before.filter(is_placed) {
+            self.labels.remove(vm);
+        }
+        if let Some(vm) = after.filter(is_placed) {
+            self.labels.add(vm);
+        }
+        if counted_later {
             return;
         }
         for (vm, came) in [(before, false), (after, true)] {
@@ -351,12 +364,26 @@ impl Index {
                 tried.insert(vm.uid(), came.then_some((&**vm, *row)));
             }
         }
-        let of_view = self.seen.vms.values().filter_map(|vm| {
+        let placed = |vm: &'_ Arc<Vm>| {
             let row = self.row_of.get(&vm.assignment.as_ref()?.host)?;
-            (tried.is_empty() || !tried.contains_key(&vm.uid())).then_some((&**vm, *row))
-        });
-        let placed = of_view.chain(tried.values().copied().flatten());
-        self.counts.fill(from, placed, |kind, row| self.parts[kind].of_row[row]);
+            (tried.is_empty() || !tried.contains_key(&vm.uid())).then_some(*row)
+        };
+        let of_row = |kind: usize, row: usize| self.parts[kind].of_row[row];
+        let all = self.seen.vms.len();
+        let mut walked = Vec::new();
+        for number in from..self.counts.counters.len() {
+            let what = self.counts.counters[number].what.clone();
+            let Some(candidates) = self.labels.candidates(&what.project, &what.vms, all) else {
+                walked.push(number);
+                continue;
+            };
+            let of_view = candidates.filter_map(|uid| self.seen.vms.get(&uid)).filter_map(|vm| Some((&**vm, placed(vm)?)));
+            self.counts.fill_one(number, of_view.chain(tried.values().copied().flatten()), of_row);
+        }
+        if !walked.is_empty() {
+            let of_view = self.seen.vms.values().filter_map(|vm| Some((&**vm, placed(vm)?)));
+            self.counts.fill(&walked, of_view.chain(tried.values().copied().flatten()), of_row);
+        }
     }
 
     /// Makes counters and shapes for all of these VMs, counting in one walk, and tells how many VMs may be looked at
@@ -370,7 +397,9 @@ impl Index {
             let near = rules.affinity.iter().map(|rule| (&rule.domain, &rule.vms));
             for (domain, vms) in near.chain(rules.spread.iter().map(|rule| (&rule.domain, &rule.vms))) {
                 if self.begin_counting(&vm.meta.project, domain, vms).1 {
-                    comparisons += (1 + vms.0.len()).saturating_mul(self.seen.vms.len());
+                    let all = self.seen.vms.len();
+                    let few = self.labels.candidates(&vm.meta.project, vms, all).map(|few| few.count());
+                    comparisons += (1 + vms.0.len()).saturating_mul(few.unwrap_or(all));
                 }
             }
             let shapes = self.shapes.all.len();
@@ -475,6 +504,9 @@ impl Index {
     pub fn differences(&self) -> Vec<String> {
         let mut differences = Vec::new();
         let mut anew = Self::new(&self.seen);
+        if anew.labels != self.labels {
+            differences.push("other VMs have labels".to_owned());
+        }
         if anew.waiting != self.waiting {
             differences.push("other VMs wait".to_owned());
         }
@@ -513,7 +545,7 @@ impl Index {
                 (vm.meta.project == what.project && what.vms.matches(&vm.meta.labels)).then_some((&**vm, *row))
             });
             right_one.begin(What { kind: right, ..what.clone() }, 0);
-            right_one.fill(0, placed, |kind, row| anew.parts[kind].of_row[row]);
+            right_one.fill(&[0], placed, |kind, row| anew.parts[kind].of_row[row]);
             let by_name = |counter: &Counter, parts: &Parts| -> BTreeMap<String, u32> {
                 let counts =
                     parts.names.iter().enumerate().skip(1).map(|(part, name)| (name.clone(), counter.at(part)));

@@ -14,7 +14,7 @@ use berth_state::HostPatch;
 use berth_state::testing::World;
 
 use super::worlds::{CARD, FUNCTION, create};
-use super::{given, host_of, only_refusal, patch, settle};
+use super::{given, host_of, only_refusal, patch, settle, whole};
 
 fn labels(app: &str) -> BTreeMap<String, String> {
     BTreeMap::from([("app".to_owned(), app.to_owned())])
@@ -86,6 +86,16 @@ fn a_required_anti_affinity_binds_both_sides() {
     let late = place(&mut world, 9, affinity(true, Strength::Required, Domain::Host, "loud"), "late");
     assert_eq!(late, shy);
     assert_eq!(place(&mut world, 10, affinity(true, Strength::Required, Domain::Host, "shy"), "loud"), loud);
+}
+
+#[test]
+fn which_of_two_reasons_is_told_does_not_depend_on_which_came_first() {
+    let mut world = zones(1);
+    place(&mut world, 34, affinity(true, Strength::Required, Domain::Zone, "loud"), "shy");
+    create(&mut world, 1, (small(Rules::default()), labels("loud")));
+    create(&mut world, 2, (small(affinity(true, Strength::Required, Domain::Host, "loud")), labels("shy")));
+    assert_eq!(settle(&mut world).commands.len(), 2, "one is placed, and one is told that it is avoided");
+    assert_eq!(whole(&world.cluster).commands, [], "and nothing else is told by who looks for the first time");
 }
 
 #[test]
