@@ -98,13 +98,17 @@ impl OfSort {
     fn of(demand: &Demand<'_>, mode: Mode, sort: Sort) -> Self {
         let Sort { ratios, core_threads } = sort;
         let (pages, shared) = (demand.pages(ratios), demand.shared(ratios));
-        // What stays idle beside its threads is known only once they are chosen.
+        // With what stays idle beside its threads. Where cores are of several sizes that is known only once they are chosen:
+        // then it is as much as can be, or none where most room is sought.
+        let (least, most) = core_threads;
         let alone = match (demand.smt, mode) {
-            (SmtPolicy::Siblings, _) | (_, Mode::Level) => u64::from(demand.threads),
-            (SmtPolicy::WholeCores | SmtPolicy::Isolate, Mode::Spread | Mode::Pack) => {
-                u64::from(demand.threads) * u64::from(core_threads)
-            }
+            (SmtPolicy::Siblings, _) => demand.threads,
+            (SmtPolicy::WholeCores, _) if least == most => demand.threads.next_multiple_of(most.max(1)),
+            (SmtPolicy::WholeCores, Mode::Spread | Mode::Pack) if demand.threads > 0 => demand.threads + most - 1,
+            (SmtPolicy::Isolate, Mode::Spread | Mode::Pack) => demand.threads.saturating_mul(most),
+            (SmtPolicy::WholeCores | SmtPolicy::Isolate, _) => demand.threads,
         };
+        let alone = u64::from(alone);
         Self { sort, pages, shared, taken: (alone * 1000).saturating_add(shared) }
     }
 }

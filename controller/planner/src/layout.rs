@@ -41,8 +41,8 @@ pub(crate) struct Layout {
     pub(crate) threads: usize,
     /// Threads kept for the host.
     pub(crate) reserved: usize,
-    /// The most threads of one core.
-    pub(crate) core_threads: u32,
+    /// The fewest and the most threads of one core.
+    pub(crate) core_threads: (u32, u32),
 }
 
 impl Layout {
@@ -72,16 +72,25 @@ impl Layout {
         };
         let mut places: Vec<_> = cores.iter().enumerate().flat_map(places).collect();
         places.sort_unstable();
-        let core_threads = cores.iter().map(|core| core.threads.len()).max().unwrap_or(0);
+        let sizes = || cores.iter().map(|core| u32::try_from(core.threads.len()).unwrap_or(u32::MAX));
+        let core_threads = (sizes().min().unwrap_or(0), sizes().max().unwrap_or(0));
         Self {
             nodes,
             housekeeping: inventory.housekeeping(),
             threads: topology.threads.len(),
             reserved,
-            core_threads: u32::try_from(core_threads).unwrap_or(u32::MAX),
+            core_threads,
             cores,
             places,
         }
+    }
+
+    /// Whether two hosts have the same layout.
+    pub(crate) fn is_same(one: &Inventory, other: &Inventory) -> bool {
+        one.topology == other.topology
+            && one.reserve == other.reserve
+            && one.memory == other.memory
+            && one.hugepages == other.hugepages
     }
 
     /// The core of a thread by position, and the thread's bit there.
@@ -169,8 +178,8 @@ impl Free {
 pub(crate) struct Sort {
     /// What it promises to over-subscribed VMs.
     pub(crate) ratios: Overcommit,
-    /// The most threads of one core.
-    pub(crate) core_threads: u32,
+    /// The fewest and the most threads of one core.
+    pub(crate) core_threads: (u32, u32),
 }
 
 /// A host in few numbers: enough to see at once that a VM does not fit, and how good the host could be at best.

@@ -149,11 +149,7 @@ impl Index {
                 None => self.add_host(host),
                 Some(before) => {
                     let row = self.row_of[&host.uid()];
-                    if before.inventory.topology != host.inventory.topology
-                        || before.inventory.reserve != host.inventory.reserve
-                        || before.inventory.memory != host.inventory.memory
-                        || before.inventory.hugepages != host.inventory.hugepages
-                    {
+                    if !Layout::is_same(&before.inventory, &host.inventory) {
                         self.rows[row].layout = Arc::new(Layout::of(&host.inventory));
                     }
                     if before.meta.name != host.meta.name {
@@ -213,7 +209,12 @@ impl Index {
         let row = self.rows.len();
         self.row_of.insert(host.uid(), row);
         let held = self.seen.occupied(host.uid());
-        self.rows.push(Row::new(Arc::clone(host), Arc::new(Layout::of(&host.inventory)), held));
+        // Machines are bought by the dozen.
+        let layout = match self.rows.last() {
+            Some(last) if Layout::is_same(&last.host.inventory, &host.inventory) => Arc::clone(&last.layout),
+            Some(_) | None => Arc::new(Layout::of(&host.inventory)),
+        };
+        self.rows.push(Row::new(Arc::clone(host), layout, held));
         self.briefs.push(self.rows[row].brief());
         self.shapes.update(row, host);
         for parts in &mut self.parts {
