@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use berth_model::placement::{
-    Domain, HostWish, Operator, Proposal, Requirement, Rules, Selector, Spread, Strength, VmAffinity,
-    WhenUnsatisfiable,
+    Domain, HostWish, Operator, Proposal, Requirement, Rules, Selector, Spread, Strength, VmAffinity, WhenUnsatisfiable,
 };
 use berth_model::vm::Performance;
 use berth_model::{Bytes, Millis};
@@ -134,9 +133,7 @@ fn largest_rules(number: u32) -> berth_model::vm::VmSpec {
     let all = || 0..Rules::MOST;
     asked.rules = Rules {
         hosts: all().map(|at| conditions(&format!("h{at:02}"))).collect(),
-        host_wishes: all()
-            .map(|at| HostWish { weight: 1, hosts: conditions(&format!("w{at:02}")) })
-            .collect(),
+        host_wishes: all().map(|at| HostWish { weight: 1, hosts: conditions(&format!("w{at:02}")) }).collect(),
         affinity: all()
             .map(|at| VmAffinity {
                 anti: at % 2 == 0,

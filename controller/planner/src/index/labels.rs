@@ -56,7 +56,8 @@ impl Labels {
             by_value.into_iter().flat_map(|by_value| asked.values.iter().filter_map(|value| by_value.get(value)))
         };
         let is_of_values = |at: &usize| selector.0[*at].operator == Operator::In && !selector.0[*at].values.is_empty();
-        let counts = (0..selector.0.len()).filter(is_of_values).map(|at| (sets(at).map(HashSet::len).sum::<usize>(), at));
+        let counts =
+            (0..selector.0.len()).filter(is_of_values).map(|at| (sets(at).map(HashSet::len).sum::<usize>(), at));
         let (count, at) = counts.min()?;
         // Each is looked up by its uid, which costs more than to walk past it.
         (count * 8 <= all).then(|| sets(at).flatten().copied().collect::<Vec<_>>().into_iter())

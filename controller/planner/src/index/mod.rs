@@ -378,7 +378,8 @@ impl Index {
                 walked.push(number);
                 continue;
             };
-            let of_view = candidates.filter_map(|uid| self.seen.vms.get(&uid)).filter_map(|vm| Some((&**vm, placed(vm)?)));
+            let of_view =
+                candidates.filter_map(|uid| self.seen.vms.get(&uid)).filter_map(|vm| Some((&**vm, placed(vm)?)));
             self.counts.fill_one(number, of_view.chain(tried.values().copied().flatten()), of_row);
         }
         if !walked.is_empty() {
@@ -572,7 +573,11 @@ impl Index {
         }
         for shape in &self.shapes.all {
             let (taints, unmet) = shape.least();
-            if shape.standings.iter().any(|standing| standing.open && (standing.taints < taints || standing.unmet < unmet)) {
+            if shape
+                .standings
+                .iter()
+                .any(|standing| standing.open && (standing.taints < taints || standing.unmet < unmet))
+            {
                 differences.push("a host is better for some VMs than the best".to_owned());
             }
             let standings: Vec<&Standing> = self.by_name.iter().map(|row| &shape.standings[*row]).collect();

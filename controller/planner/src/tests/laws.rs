@@ -55,7 +55,10 @@ fn rename(world: &mut World, host: usize, number: u32) {
     let facts = facts(u32::try_from(host).unwrap());
     let called = if number.is_multiple_of(2) { "a" } else { "z" };
     let facts = HostFacts { name: name(&format!("{called}{number}")), ..facts };
-    world.done(Body::ReportHost { facts, report: Box::new(Report { number: u64::from(number) + 10, ..Report::default() }) });
+    world.done(Body::ReportHost {
+        facts,
+        report: Box::new(Report { number: u64::from(number) + 10, ..Report::default() }),
+    });
 }
 
 /// A host is lost for ever, and forgotten.

@@ -67,7 +67,8 @@ fn a_vm_does_not_flee_from_those_that_must_follow_it() {
     let followers = || (1, near(Domain::Host, "shy"), "loud");
     let (world, _) = crowded(&[(1, even(false, "loud"), "shy"), followers(), followers()]);
     assert_eq!(moves(&world), []);
-    let (world, vms) = crowded(&[(1, even(false, "loud"), "shy"), (1, Rules::default(), "loud"), (1, Rules::default(), "loud")]);
+    let (world, vms) =
+        crowded(&[(1, even(false, "loud"), "shy"), (1, Rules::default(), "loud"), (1, Rules::default(), "loud")]);
     let moves = moves(&world);
     assert_eq!(moves.len(), 1, "{moves:?}");
     assert_eq!((moves[0].vm, moves[0].gain), (vms[0], Gain::Skew { from: 1, to: 0 }), "nobody follows it");
