@@ -16,6 +16,9 @@ pub(super) struct Labels {
 
 impl Labels {
     pub(super) fn add(&mut self, vm: &Vm) {
+        if vm.meta.labels.is_empty() {
+            return;
+        }
         let by_key = self.projects.entry(vm.meta.project.clone()).or_default();
         for (key, value) in &vm.meta.labels {
             by_key.entry(key.clone()).or_default().entry(value.clone()).or_default().insert(vm.uid());
