@@ -102,11 +102,10 @@ impl OfSort {
         // then it is as much as can be, or none where most room is sought.
         let (least, most) = core_threads;
         let alone = match (demand.smt, mode) {
-            (SmtPolicy::Siblings, _) => demand.threads,
             (SmtPolicy::WholeCores, _) if least == most => demand.threads.next_multiple_of(most.max(1)),
             (SmtPolicy::WholeCores, Mode::Spread | Mode::Pack) if demand.threads > 0 => demand.threads + most - 1,
             (SmtPolicy::Isolate, Mode::Spread | Mode::Pack) => demand.threads.saturating_mul(most),
-            (SmtPolicy::WholeCores | SmtPolicy::Isolate, _) => demand.threads,
+            (SmtPolicy::Siblings | SmtPolicy::WholeCores | SmtPolicy::Isolate, _) => demand.threads,
         };
         let alone = u64::from(alone);
         Self { sort, pages, shared, taken: (alone * 1000).saturating_add(shared) }

@@ -117,6 +117,9 @@ fn is_promising(index: &Index, vm: &Vm, row: usize, least_load: u64) -> bool {
         || vm.assignment.as_ref().is_some_and(|held| spanned(index, row, &held.resources) > 1)
 }
 
+/// Finds a row that is better, what the VM would have there, and by what it is better.
+type Way<'a> = dyn Fn(&Index) -> Option<(usize, Berth, Gain)> + 'a;
+
 /// The better place for a VM. If there is one the VM is left there on the index, else where it is.
 fn better(
     index: &mut Index,
@@ -158,7 +161,7 @@ fn better(
         let gain = Gain::Load { from: before, to: after };
         (no_worse && after + LOAD_MARGIN <= before).then_some((to, berth, gain))
     };
-    let ways: [&dyn Fn(&Index) -> Option<(usize, Berth, Gain)>; 2] = [&kinder, &emptier];
+    let ways: [&Way<'_>; 2] = [&kinder, &emptier];
     for way in ways {
         let Some((to, berth, gain)) = way(index).filter(|(to, _, _)| *to != row) else { continue };
         let away = index.mark();

@@ -400,7 +400,7 @@ impl Index {
             for (domain, vms) in near.chain(rules.spread.iter().map(|rule| (&rule.domain, &rule.vms))) {
                 if self.begin_counting(&vm.meta.project, domain, vms).1 {
                     let all = self.seen.vms.len();
-                    let few = self.labels.candidates(&vm.meta.project, vms, all).map(|few| few.count());
+                    let few = self.labels.candidates(&vm.meta.project, vms, all).map(Iterator::count);
                     comparisons += (1 + vms.0.len()).saturating_mul(few.unwrap_or(all));
                 }
             }
