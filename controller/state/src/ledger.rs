@@ -268,6 +268,11 @@ impl HostBookings {
         total_ordinary(inventory).saturating_sub(self.ordinary)
     }
 
+    /// Thousandths of a thread that can still be promised among the threads that no VM has for itself.
+    pub fn free_shared_cpu(&self, inventory: &Inventory) -> u64 {
+        shared_capacity(inventory, self.threads.len()).saturating_sub(self.shared_cpu)
+    }
+
     /// Why the host cannot carry what is booked on it, if it reported less than it once had (law 9).
     ///
     /// Bookings are never dropped for it; the host takes no new VM until they fit again.
