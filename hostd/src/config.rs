@@ -45,7 +45,7 @@ pub struct Config {
     /// Where the ledger is kept, with the host's identity in it. Default `/var/lib/berth/hostd`.
     #[serde(default = "Config::default_data_dir")]
     pub data_dir: PathBuf,
-    /// `address:port` that is bound for controllers.
+    /// `address:port` that is bound for controllers; port 0 binds a free one.
     pub listen: SocketAddr,
     /// `address:port` that controllers are told. Default: what is bound.
     #[serde(default)]
@@ -163,7 +163,9 @@ impl Config {
         for controller in &self.controllers {
             has_port("controllers", controller)?;
         }
-        has_port("address", &self.told_address())?;
+        if let Some(address) = &self.address {
+            has_port("address", address)?;
+        }
         let folders = [
             ("data_dir", &self.data_dir),
             ("images_dir", &self.images_dir),
@@ -194,9 +196,9 @@ impl Config {
         Ok(())
     }
 
-    /// `address:port` that controllers are told.
-    pub fn told_address(&self) -> String {
-        self.address.clone().unwrap_or_else(|| self.listen.to_string())
+    /// `address:port` that controllers are told, where `bound` is what listens.
+    pub fn told_address(&self, bound: SocketAddr) -> String {
+        self.address.clone().unwrap_or_else(|| bound.to_string())
     }
 }
 
@@ -278,7 +280,7 @@ mod tests {
     fn what_is_not_said_has_its_default() {
         let config = Config::parse(LEAST).unwrap();
         assert_eq!((config.host_cores, config.hugepages_2m, config.host_memory), (2, None, Bytes::gib(1)));
-        assert_eq!(config.told_address(), "10.88.0.21:7443");
+        assert_eq!(config.told_address(config.listen), "10.88.0.21:7443");
         assert_eq!(config.libvirt_uri, "qemu:///system");
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use berth_host::agent::{Agent, Event, Input, Outcome, Output};
 use berth_host::backend::{Backend, BackendError};
 use berth_host::clock::{BootTime, Now};
-use berth_host::ledger::{Entry, Record};
+use berth_host::ledger::Entry;
 use berth_host::session::ConnectionId;
 use berth_host::step::{self, Step};
 use berth_model::session::ToController;
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::known_controllers::KnownControllers;
 use crate::ledger_store::LedgerStore;
+use crate::ledger_writers::{LedgerWriters, Writer};
 use crate::link;
 
 /// Inputs that wait for the agent. It takes each in microseconds; more would only be more to lose.
@@ -32,9 +33,6 @@ const WAITING_INPUTS: usize = 256;
 /// Steps at once, one for each VM. libvirt works on five calls of a connection at a time by default; one is left for
 /// scans.
 const STEPS_AT_ONCE: usize = 4;
-/// Pause before a write of the ledger that failed is tried again. Nothing is done meanwhile, by law.
-const WRITE_AGAIN: Duration = Duration::from_secs(2);
-
 /// Different reasons for having no session that are told in one absence; what follows goes to the debug log.
 const MOST_TOLD: usize = 32;
 
@@ -48,6 +46,8 @@ pub struct Parts<B> {
     pub agent: Agent,
     /// Where its ledger is kept.
     pub store: LedgerStore,
+    /// The threads that write it.
+    pub writers: LedgerWriters,
     /// Where it is written down who the controllers are.
     pub known: KnownControllers,
     /// Where steps go.
@@ -93,7 +93,7 @@ pub struct Driver<B> {
     entropy: Entropy,
     inputs: mpsc::Receiver<Input>,
     sender: mpsc::Sender<Input>,
-    writes: mpsc::Sender<(u64, Vec<Record>)>,
+    writer: Writer,
     known: watch::Sender<Vec<String>>,
     events: Arc<Notify>,
     placements: watch::Sender<Arc<Placements>>,
@@ -113,7 +113,7 @@ struct Connection {
 impl<B: Backend> Driver<B> {
     /// A driver and its handle. Must be called within a tokio runtime.
     pub fn new(parts: Parts<B>) -> (Self, Handle) {
-        let Parts { agent, store, known, backend, credentials, entropy } = parts;
+        let Parts { agent, store, writers, known, backend, credentials, entropy } = parts;
         let (sender, inputs) = mpsc::channel(WAITING_INPUTS);
         let (placements, seen) = watch::channel(Arc::new(placements_of(&agent)));
         let events = Arc::new(Notify::new());
@@ -124,7 +124,7 @@ impl<B: Backend> Driver<B> {
             credentials,
             entropy: Entropy(entropy),
             inputs,
-            writes: begin_writing(store, sender.clone()),
+            writer: writers.writer(store, sender.clone()),
             known: known.follow(),
             sender,
             events,
@@ -191,10 +191,7 @@ impl<B: Backend> Driver<B> {
                 }
             }
             Output::Close { connection } => self.close(connection),
-            Output::Persist { number, records } => {
-                // The agent never has two writes under way, so there is room.
-                self.writes.try_send((number, records)).expect("one write at a time");
-            }
+            Output::Persist { number, records } => self.writer.write(number, records),
             Output::Execute { step, before } => self.execute(step, before),
             Output::Scan { number } => {
                 let backend = Arc::clone(&self.backend);
@@ -293,27 +290,6 @@ fn placements_of(agent: &Agent) -> Placements {
             Entry::Absent(_) => None,
         })
         .collect()
-}
-
-/// A thread of its own for the ledger: syncing blocks, and must not wait behind steps.
-fn begin_writing(mut store: LedgerStore, inputs: mpsc::Sender<Input>) -> mpsc::Sender<(u64, Vec<Record>)> {
-    let (sender, mut writes) = mpsc::channel::<(u64, Vec<Record>)>(1);
-    let write = move || {
-        while let Some((number, records)) = writes.blocking_recv() {
-            while let Err(error) = store.append(records.clone()) {
-                tracing::error!(%error, "the ledger cannot be written; nothing is begun until it can");
-                if inputs.is_closed() {
-                    return;
-                }
-                std::thread::sleep(WRITE_AGAIN);
-            }
-            if inputs.blocking_send(Input::Persisted(number)).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("ledger".into()).spawn(write).expect("a thread can be started at start-up");
-    sender
 }
 
 /// What both clocks say.

@@ -131,25 +131,28 @@ impl LedgerStore {
     ///
     /// After an error nothing is known of them; the same records may be given again, and the log is then written anew.
     pub fn append(&mut self, records: Vec<Record>) -> Result<(), StoreError> {
-        let mut bytes = Vec::new();
-        for record in &records {
-            bytes.extend(record::encode(record.clone()).map_err(StoreError::Encode)?);
-        }
-        let mut mirror = self.mirror.clone();
-        for record in records {
-            mirror.apply(record);
-        }
         if self.broken {
+            let mut mirror = self.mirror.clone();
+            for record in records {
+                mirror.apply(record);
+            }
             self.rewrite(&mirror)?;
+            self.mirror = mirror;
         } else {
+            let mut bytes = Vec::new();
+            for record in &records {
+                bytes.extend(record::encode(record.clone()).map_err(StoreError::Encode)?);
+            }
             self.broken = true;
             let path = self.folder.join(LOG);
             self.log.write_all(&bytes).map_err(failed("cannot write", &path))?;
             self.log.sync_data().map_err(failed("cannot sync", &path))?;
             self.broken = false;
             self.length += bytes.len() as u64;
+            for record in records {
+                self.mirror.apply(record);
+            }
         }
-        self.mirror = mirror;
         self.shorten();
         Ok(())
     }

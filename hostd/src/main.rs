@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use berth_hostd::config::Config;
-use berth_hostd::service;
+use berth_hostd::config::{Config, ConfigError};
+#[cfg(feature = "sim")]
+use berth_hostd::fleet::{self, Fleet};
+use berth_hostd::service::{self, StartError};
 use berth_hostsys::kvm;
 use berth_telemetry::{BUILD, Format};
 use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 /// What a configuration that cannot be used ends with (EX_USAGE).
 const BAD_CONFIG: u8 = 64;
@@ -28,8 +31,38 @@ struct Arguments {
     /// What is logged: a level, or levels by module such as info,berth_hostd=debug.
     #[arg(long, value_name = "FILTER", default_value = "info", env = "BERTH_LOG")]
     log: String,
+    #[cfg(feature = "sim")]
+    #[command(flatten)]
+    fleet: fleet::Order,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+/// What to run.
+enum Work {
+    /// The host that this machine is.
+    Host(Box<Config>),
+    /// Hosts on simulated machines.
+    #[cfg(feature = "sim")]
+    Fleet(Fleet),
+}
+
+impl Work {
+    fn load(arguments: &Arguments) -> Result<Self, ConfigError> {
+        #[cfg(feature = "sim")]
+        if let Some(fleet::Kind::Sim) = arguments.fleet.backend {
+            return Fleet::load(&arguments.config, arguments.fleet.clone()).map(Self::Fleet);
+        }
+        Config::load(&arguments.config).map(Box::new).map(Self::Host)
+    }
+
+    async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
+        match self {
+            Self::Host(config) => service::run(*config, stop).await,
+            #[cfg(feature = "sim")]
+            Self::Fleet(fleet) => fleet.run(stop).await,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -63,8 +96,8 @@ fn preflight() -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "there is no log yet, or none was asked for")]
 fn serve(arguments: &Arguments) -> ExitCode {
-    let config = match Config::load(&arguments.config) {
-        Ok(config) => config,
+    let work = match Work::load(arguments) {
+        Ok(work) => work,
         Err(error) => {
             eprintln!("berth-hostd: {error}");
             return ExitCode::from(BAD_CONFIG);
@@ -87,7 +120,7 @@ fn serve(arguments: &Arguments) -> ExitCode {
     };
     let ended = runtime.block_on(async {
         let stop = berth_telemetry::shutdown_signal().map_err(anyhow::Error::from)?;
-        service::run(config, stop).await.map_err(anyhow::Error::from)
+        work.run(stop).await.map_err(anyhow::Error::from)
     });
     // A blocking call that does not return must not keep the process: libvirt finishes its part without us.
     runtime.shutdown_background();

@@ -1,4 +1,4 @@
-//! The daemon as a whole: opens what it needs, joins the parts, and lets go in order.
+//! The daemon on this machine: opens what it needs of it, tells what it is, and lets go in order.
 //!
 //! Nothing here stops a VM: not an end in order, not a failure, not a kill. What runs is adopted by the next start.
 
@@ -9,14 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_host::agent::{Agent, Identity, Input};
-use berth_host::session;
+use berth_host::agent::Input;
 use berth_libvirt::{LibvirtBackend, Watch};
-use berth_model::{ClusterId, ConditionStatus, HostUid, Uid};
-use berth_pki::{Credentials, CredentialsError, Role};
-use berth_telemetry::Drained;
+use berth_model::ConditionStatus;
+use berth_pki::{Credentials, CredentialsError};
 use nix::unistd::{User, chown};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -24,15 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::{Folders, HostBackend};
 use crate::config::Config;
-use crate::driver::{Driver, Handle, Parts, now};
-use crate::known_controllers::KnownControllers;
-use crate::ledger_store::{LedgerStore, StoreError};
-use crate::{console, facts, images};
+use crate::daemon::Daemon;
+use crate::driver::{Handle, now};
+use crate::ledger_store::StoreError;
+use crate::ledger_writers::LedgerWriters;
+use crate::{facts, images};
 
-/// How long steps that are under way may take to end when the daemon goes down. libvirt goes on without us anyway.
-const DRAIN: Duration = Duration::from_secs(20);
-/// How long open consoles may take to be told that the daemon goes down.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often libvirt is asked for its version until it answers.
 const ASK_VERSIONS: Duration = Duration::from_secs(5);
 /// How long the first inventory waits for libvirt's version, which nothing depends on.
@@ -89,71 +83,26 @@ pub enum StartError {
 
 /// Runs the daemon until `stop`.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), StartError> {
-    let credentials = Credentials::load_files(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
-    let found = credentials.identity();
-    if found.role() != Role::Host || found.name() != config.name.as_str() {
-        return Err(StartError::OtherIdentity { found: found.clone(), name: config.name.to_string() });
-    }
-    let cluster: ClusterId = found.cluster().parse()?;
-    let folders = make_folders(&config)?;
-    let (store, ledger) = LedgerStore::open(&config.data_dir, mint)?;
-    let uri = config.libvirt_uri.clone();
-    let libvirt = LibvirtBackend::new(berth_libvirt::Options { uri: uri.clone(), cluster });
-    let backend = Arc::new(HostBackend::open(&folders, libvirt)?);
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .map_err(|source| StartError::Listen { address: config.listen, source })?;
-
-    let me = Identity {
-        name: config.name.clone(),
-        address: config.told_address(),
-        boot: berth_hostsys::boot_id(Path::new("/"))?,
-        start: random(),
-        version: berth_telemetry::BUILD.version.to_owned(),
-    };
-    tracing::info!(host = %config.name, host.id = %ledger.host(), vms = ledger.entries().len(), "the host daemon begins");
-    let entropy = random();
-    let known = KnownControllers::in_folder(&config.data_dir);
-    let learned = known.load();
-    let patience = session::Options { learned, ..session::Options::new(config.controllers.clone()) };
-    let agent = Agent::new(me, ledger, patience, now(), entropy);
-    let parts = Parts { agent, store, known, backend: Arc::clone(&backend), credentials: credentials.clone(), entropy };
-    let (driver, handle) = Driver::new(parts);
-
-    let watch = watch_libvirt(&uri, &backend, &handle);
+    let uri = &config.libvirt_uri;
+    let mut daemon = Daemon::begin(&config, LedgerWriters::new(1), stop, |cluster| {
+        let folders = make_folders(&config)?;
+        let libvirt = LibvirtBackend::new(berth_libvirt::Options { uri: uri.clone(), cluster });
+        Ok(HostBackend::open(&folders, libvirt)?)
+    })
+    .await?;
+    let (backend, handle) = (Arc::clone(&daemon.backend), daemon.handle.clone());
+    let watch = watch_libvirt(uri, &backend, &handle);
     let gathering = tokio::spawn(tell_facts(config.clone(), Arc::clone(&backend), handle.clone()));
-    let looking = tokio::spawn(images::tell(Arc::clone(&backend), handle.clone()));
-    let reloading = tokio::spawn(reload_credentials(credentials.clone()));
-    let placements = handle.clone();
-    let options = console::Options {
-        host: config.name.to_string(),
-        credentials,
-        placement_of: Arc::new(move |vm| placements.placement(vm)),
-        terminals: Arc::clone(&backend) as Arc<dyn console::Terminals>,
-    };
-    let mut serving = tokio::spawn(console::serve(listener, options, stop.clone()));
-
-    // The driver ends by itself once told to stop; a step that hangs must not keep the daemon.
-    let driving = tokio::spawn(driver.run(stop.clone()));
-    let served = tokio::select! {
-        () = stop.cancelled() => Ok(()),
-        served = &mut serving => served.unwrap_or(Ok(())),
-    };
-    stop.cancel();
+    let looking = tokio::spawn(images::tell(Arc::clone(&backend), handle));
+    let reloading = tokio::spawn(reload_credentials(daemon.credentials.clone()));
+    let served = daemon.until_stopped().await;
     drop(watch);
     backend.stop();
     gathering.abort();
     looking.abort();
     reloading.abort();
-    let ended = async { drop(driving.await) };
-    if berth_telemetry::drain("steps under way", DRAIN, ended).await == Drained::Abandoned {
-        tracing::warn!("a step was under way; the next start looks at what came of it");
-    }
-    if !serving.is_finished() {
-        berth_telemetry::drain("open consoles", LAST_WORDS, async { drop(serving.await) }).await;
-    }
-    tracing::info!("the host daemon ends; its VMs run on");
-    Ok(served?)
+    daemon.end().await;
+    served
 }
 
 /// The versions of libvirt and QEMU, asked for until they are told.
@@ -179,22 +128,10 @@ async fn reload_credentials(credentials: Credentials) -> io::Result<()> {
     Ok(())
 }
 
-/// An identity for a host that has none: 96 random bits and some more.
-fn mint() -> HostUid {
-    let half = || uuid::Uuid::new_v4().as_u128() & ((1 << 60) - 1);
-    HostUid(Uid::from_bits(half() << 60 | half()))
-}
-
-fn random() -> u64 {
-    // The upper half of a v4 UUID holds four fixed bits, the lower half two; together they hide in the mix.
-    let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-    high.rotate_left(32) ^ low
-}
-
-/// Makes the folders that are the daemon's own. The run folder is closed to others: it holds user data and sockets.
 /// As whom the packages of Debian and Ubuntu let QEMU run.
 const QEMU_USER: &str = "libvirt-qemu";
 
+/// Makes the folders that are the daemon's own. The run folder is closed to others: it holds user data and sockets.
 fn make_folders(config: &Config) -> Result<Folders, StartError> {
     let folders = Folders {
         images: config.images_dir.clone(),

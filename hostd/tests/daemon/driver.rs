@@ -11,6 +11,7 @@ use berth_host::step::Step;
 use berth_hostd::driver::{Driver, Handle, Parts, now};
 use berth_hostd::known_controllers::KnownControllers;
 use berth_hostd::ledger_store::LedgerStore;
+use berth_hostd::ledger_writers::LedgerWriters;
 use berth_model::host::{AcceleratorReport, Inventory, NodeId, ThreadId, Topology};
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
 use berth_model::placement::Rules;
@@ -157,7 +158,8 @@ impl Daemon {
         let options = Options { learned: known.load(), ..Options::new(controllers) };
         let agent = Agent::new(me, ledger, options, now(), 1);
         let credentials = trust.credentials(Role::Host, "h1");
-        let parts = Parts { agent, store, known, backend: Arc::clone(backend), credentials, entropy: 1 };
+        let writers = LedgerWriters::new(1);
+        let parts = Parts { agent, store, writers, known, backend: Arc::clone(backend), credentials, entropy: 1 };
         let (driver, handle) = Driver::new(parts);
         let stop = CancellationToken::new();
         let task = tokio::spawn(driver.run(stop.clone()));

@@ -47,6 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "berth-model",
             "berth-pki",
             "berth-proto",
+            "berth-simhost",
             "berth-telemetry",
         ],
     ),
@@ -60,6 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "berth-bench",
         &[
             "berth-frame",
+            "berth-host",
             "berth-lab",
             "berth-model",
             "berth-pki",
