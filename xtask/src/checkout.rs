@@ -6,6 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+/// What is checked and tested beside what is shipped: a fleet of simulated hosts.
+pub(crate) const FEATURES: &str = "berth-hostd/sim";
+
 /// The root of the checkout that this xtask was built from.
 pub(crate) fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -57,6 +57,8 @@ impl Check {
             Check::Clippy => checkout::run(checkout::cargo().args([
                 "clippy",
                 "--workspace",
+                "--features",
+                checkout::FEATURES,
                 "--all-targets",
                 "--quiet",
                 "--",

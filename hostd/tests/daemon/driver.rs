@@ -31,7 +31,7 @@ fn host() -> HostUid {
     "host1".parse().unwrap()
 }
 
-fn vm(number: u8) -> VmUid {
+pub(crate) fn vm(number: u8) -> VmUid {
     format!("vm{number}").parse().unwrap()
 }
 
@@ -39,11 +39,16 @@ fn stamp() -> Stamp {
     Stamp { incarnation: Incarnation(1), epoch: Epoch(5) }
 }
 
-fn image() -> Sha256Digest {
+pub(crate) fn image() -> Sha256Digest {
     Sha256Digest([7; 32])
 }
 
 fn entry(number: u8, run: RunStrategy) -> DesiredEntry {
+    entry_on(host(), number, run)
+}
+
+/// A VM with its berth on this host.
+pub(crate) fn entry_on(host: HostUid, number: u8, run: RunStrategy) -> DesiredEntry {
     let present = Present {
         vm: vm(number),
         project: "default".parse().unwrap(),
@@ -63,7 +68,7 @@ fn entry(number: u8, run: RunStrategy) -> DesiredEntry {
             user_data: None,
         },
         assignment: Assignment {
-            host: host(),
+            host,
             epoch: Epoch(5),
             resources: Resources {
                 vcpus: vec![ThreadId(1)],
@@ -198,7 +203,7 @@ async fn open(folder: &Path) -> (LedgerStore, berth_host::ledger::Ledger) {
     tokio::task::spawn_blocking(wait).await.unwrap()
 }
 
-fn runs(known: &crate::leader::Known, vm: VmUid) -> bool {
+pub(crate) fn runs(known: &crate::leader::Known, vm: VmUid) -> bool {
     matches!(known.vms.get(&vm), Some(VmReport::Seen(observed)) if observed.state == DomainState::Running)
 }
 

@@ -1,11 +1,11 @@
 //! A controller that leads: welcomes a host, gives it its set, answers its heartbeats and commits its reports.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use berth_model::session::{DesiredEntry, Hello, Report, ToController, ToHost, VmReport, Welcome};
-use berth_model::{ClusterId, Incarnation, Millis, Revision, Term, VmUid};
+use berth_model::{ClusterId, HostUid, Incarnation, Millis, Revision, Term, VmUid};
 use berth_pki::{Allow, Credentials, Limits, Role};
 use berth_proto::v1;
 use berth_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
@@ -20,6 +20,8 @@ use tonic::{Request, Response, Status, Streaming};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     pub(crate) hello: Option<Hello>,
+    /// Who ever said Hello: name and identity.
+    pub(crate) hosts: BTreeSet<(String, HostUid)>,
     pub(crate) reports: Vec<Report>,
     pub(crate) vms: BTreeMap<VmUid, VmReport>,
 }
@@ -137,7 +139,10 @@ impl Shared {
     fn answer(&self, word: ToController, session: &mpsc::Sender<Result<v1::ToHost, Status>>) -> Vec<ToHost> {
         match word {
             ToController::Hello(hello) => {
-                self.known.send_modify(|known| known.hello = Some(hello));
+                self.known.send_modify(|known| {
+                    known.hosts.insert((hello.name.to_string(), hello.host));
+                    known.hello = Some(hello);
+                });
                 *self.session.lock().unwrap() = Some(session.clone());
                 let cluster: ClusterId = "lab".parse().unwrap();
                 let welcome = Welcome {

@@ -5,6 +5,8 @@
 mod backend;
 mod console;
 mod driver;
+#[cfg(feature = "sim")]
+mod fleet;
 mod leader;
 mod process;
 mod trust;
