@@ -4,17 +4,18 @@ use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
-use berth_pki::{Authority, Credentials, Identity, Role, San, SealingKey, Validity};
+use berth_pki::{Authority, Credentials, Identity, Issued, Role, San, SealingKey, Validity};
 use berth_proto::v1;
 use berth_proto::v1::cluster_service_client::ClusterServiceClient;
 use serde::Serialize;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-use crate::usage::{self, Usage};
+use crate::usage::{self, Page, Usage};
 use crate::wire;
 use crate::wire::proto::counters::CountersRequest;
 use crate::wire::proto::counters::counters_client::CountersClient;
@@ -95,6 +96,8 @@ impl System {
 #[derive(Clone)]
 pub(crate) struct Keys {
     folder: PathBuf,
+    authority: Arc<Authority>,
+    validity: Validity,
     pub(crate) client: Credentials,
 }
 
@@ -111,7 +114,13 @@ impl Keys {
             issued.save(&own)?;
         }
         SealingKey::generate()?.save(&folder.join(SEALING_KEY))?;
-        Ok(Self { client: wire::credentials(&folder.join("client"))?, folder: folder.to_owned() })
+        let client = wire::credentials(&folder.join("client"))?;
+        Ok(Self { folder: folder.to_owned(), authority: Arc::new(authority), validity, client })
+    }
+
+    /// A certificate for the host of this name.
+    pub(crate) fn host(&self, name: &str) -> Result<Issued> {
+        Ok(self.authority.issue(&Identity::new(CLUSTER, Role::Host, name)?, &[], self.validity)?)
     }
 
     /// Where the client's certificate is.
@@ -321,23 +330,28 @@ impl<'a> Cluster<'a> {
     /// What each member has used since it started.
     pub(crate) async fn usage(&self) -> Result<Vec<Usage>> {
         let mut all = Vec::new();
-        for member in &self.members {
+        for (number, member) in self.members.iter().enumerate() {
             let mut usage = usage::of_process(member.pid()?)?;
             match self.system {
-                System::Etcd => usage.syncs = usage::counter(member.metrics, usage::ETCD_SYNCS)?,
+                System::Etcd => usage.syncs = usage::etcd_metrics(member.metrics)?.value(usage::ETCD_SYNCS)?,
                 System::Berth => {
                     let channel = wire::channel(&member.api.to_string(), &self.keys.client);
                     let counted = CountersClient::new(channel).read(CountersRequest {}).await?.into_inner();
                     (usage.syncs, usage.written) = (counted.syncs, counted.bytes);
                 }
                 System::Controller => {
-                    usage.syncs = usage::counter(member.metrics, usage::CONTROLLER_SYNCS)?;
+                    usage.syncs = self.metrics(number).await?.value(usage::CONTROLLER_SYNCS)?;
                     usage.written = 0;
                 }
             }
             all.push(usage);
         }
         Ok(all)
+    }
+
+    /// What a controller counts.
+    pub(crate) async fn metrics(&self, number: usize) -> Result<Page> {
+        usage::controller_metrics(self.members[number].metrics, &self.keys.client).await
     }
 
     /// Ends it and removes what it stored.

@@ -233,7 +233,7 @@ impl Client {
 }
 
 /// How a change is named: a new id, as every client of `berth.v1` should give.
-fn write() -> v1::Write {
+pub(crate) fn write() -> v1::Write {
     v1::Write { request_id: uuid::Uuid::now_v7().to_string(), ..v1::Write::default() }
 }
 

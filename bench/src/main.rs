@@ -5,12 +5,15 @@
 
 mod cluster;
 mod failover;
+mod fleet;
+mod host;
 mod load;
 mod machine;
 mod planner;
 mod raft;
 mod report;
 mod rounds;
+mod scale;
 mod server;
 mod space;
 mod usage;
@@ -45,6 +48,10 @@ enum Command {
     Raft(raft::Args),
     /// How many VMs a second find their berths
     Planner(planner::Args),
+    /// Three controllers, a fleet of simulated hosts, and their VMs
+    Scale(scale::Args),
+    /// One host's daemon
+    Host(host::Args),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +62,8 @@ fn main() -> ExitCode {
             Command::Load(args) => load::run(&args),
             Command::Raft(args) => raft::run(&args),
             Command::Planner(args) => planner::run(&args),
+            Command::Scale(args) => scale::run(&args),
+            Command::Host(args) => host::run(&args),
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -48,6 +48,18 @@ impl Series {
         }
     }
 
+    /// The one that this share of all do not exceed.
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a place in a list"
+        )]
+        let place = (self.0.len() as f64 * share).ceil() as usize;
+        self.0.get(place.clamp(1, self.0.len().max(1)) - 1).copied().unwrap_or(f64::NAN)
+    }
+
     pub(crate) fn max(&self) -> f64 {
         self.0.last().copied().unwrap_or(f64::NAN)
     }
@@ -116,6 +128,14 @@ mod tests {
         assert_eq!(format!("{odd:.1}"), "2.0 [1.0 .. 3.0]");
         let even: Series = [4.0, 1.0, 2.0, 3.0].into_iter().collect();
         assert!((even.median() - 2.5).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn of_a_hundred_ninety_nine_do_not_exceed_the_99th_percentile() {
+        let series: Series = (1..=100).map(f64::from).collect();
+        let quantiles = [0.0, 0.5, 0.99, 1.0].map(|share| series.quantile(share).to_string());
+        assert_eq!(quantiles, ["1", "50", "99", "100"]);
+        assert!(Series::default().quantile(0.5).is_nan());
     }
 
     #[test]

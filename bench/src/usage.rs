@@ -1,13 +1,15 @@
 //! What a process has used, as the kernel and the process itself count it.
 
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use berth_pki::{Credentials, Expect, Role};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Ticks in a second of the times in `/proc/PID/stat`: fixed by Linux's interface on every architecture we build for.
 const TICKS: f64 = 100.0;
@@ -67,9 +69,18 @@ fn field(text: &str, name: &str) -> Option<u64> {
 
 /// Memory that a process holds, in bytes.
 pub(crate) fn memory(pid: u32) -> Result<u64> {
+    of_status(pid, "VmRSS:")
+}
+
+/// The most memory that a process ever held, in bytes.
+pub(crate) fn most_memory(pid: u32) -> Result<u64> {
+    of_status(pid, "VmHWM:")
+}
+
+fn of_status(pid: u32, name: &str) -> Result<u64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}; did the process end?"))?;
-    Ok(field(&status, "VmRSS:").with_context(|| format!("{path} tells no VmRSS"))? * 1024)
+    Ok(field(&status, name).with_context(|| format!("{path} tells no {name}"))? * 1024)
 }
 
 /// Bytes that a folder takes on the disk.
@@ -93,17 +104,48 @@ pub(crate) fn disk(folder: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// A counter of a member's metrics page.
-pub(crate) fn counter(metrics: SocketAddr, name: &str) -> Result<u64> {
-    const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a member may take to give its metrics.
+const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST: &[u8] = b"GET /metrics HTTP/1.0\r\n\r\n";
+
+/// A member's metrics at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Page(String);
+
+impl Page {
+    fn new(page: String) -> Result<Self> {
+        let is_given = page.starts_with("HTTP/1.0 200") || page.starts_with("HTTP/1.1 200");
+        ensure!(is_given, "the metrics are not given: {}", page.lines().next().unwrap_or(""));
+        Ok(Self(page))
+    }
+
+    /// A counter or a gauge without labels.
+    pub(crate) fn value(&self, name: &str) -> Result<u64> {
+        field(&self.0, &format!("{name} ")).with_context(|| format!("the metrics hold no {name}"))
+    }
+}
+
+/// The metrics of a member of etcd, which the bench lets it serve in plain text.
+pub(crate) fn etcd_metrics(metrics: SocketAddr) -> Result<Page> {
     let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE).context("the metrics are not served")?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    stream.write_all(REQUEST)?;
     let mut page = String::new();
     stream.read_to_string(&mut page)?;
-    let is_given = page.starts_with("HTTP/1.0 200") || page.starts_with("HTTP/1.1 200");
-    ensure!(is_given, "the metrics are not given: {}", page.lines().next().unwrap_or(""));
-    field(&page, name).with_context(|| format!("the metrics hold no {name}"))
+    Page::new(page)
+}
+
+/// The metrics of a controller, which it serves over mutual TLS only.
+pub(crate) async fn controller_metrics(metrics: SocketAddr, credentials: &Credentials) -> Result<Page> {
+    let config = credentials.client_config(Expect::any(Role::Controller));
+    let read = async {
+        let mut stream = berth_pki::connect(&metrics.to_string(), config, PATIENCE).await?;
+        stream.write_all(REQUEST).await?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await?;
+        Page::new(page)
+    };
+    tokio::time::timeout(PATIENCE, read).await.context("the metrics do not come")?
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use berth_control::Publisher;
 use berth_raft::{BoxError, Entry, StateMachine};
 use berth_state::{Cluster, apply, record};
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 
 use crate::guard::Halt;
 
@@ -15,11 +16,17 @@ pub(crate) struct Machine {
     cluster: Cluster,
     publisher: Publisher,
     halt: Halt,
+    commands: Counter,
 }
 
 impl Machine {
     pub(crate) fn new(publisher: Publisher, halt: Halt) -> Self {
-        Self { cluster: Cluster::default(), publisher, halt }
+        Self { cluster: Cluster::default(), publisher, halt, commands: Counter::default() }
+    }
+
+    /// The same, and each command that it applies is counted here.
+    pub(crate) fn counting(self, commands: Counter) -> Self {
+        Self { commands, ..self }
     }
 }
 
@@ -38,6 +45,7 @@ impl StateMachine for Machine {
             let batch = record::decode_batch(&entry.payload)
                 .unwrap_or_else(|why| panic!("entry {} cannot be read: {why}", entry.index));
             let (applied, changes) = apply::apply(&mut self.cluster, &batch);
+            self.commands.inc_by(batch.commands.len() as u64);
             let answer = record::encode_answers(&applied)
                 .unwrap_or_else(|why| panic!("the answer to entry {} cannot be written: {why}", entry.index));
             answers.push(Bytes::from(answer));

@@ -16,7 +16,7 @@ use crate::grpc;
 use crate::guard::{self, Halt};
 use crate::links::{TlsLinks, incoming};
 use crate::machine::Machine;
-use crate::metrics::{self, ApiMetrics, Counting};
+use crate::metrics::{self, ApiMetrics, Counting, HostMetrics};
 use crate::peers::Peers;
 use crate::sealing::FileKey;
 use crate::trouble;
@@ -48,8 +48,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let store_limit = options.max_store_bytes;
     // The process outlives a failure of its disk: it says so, and takes part again when there is room.
     let (log, service) = berth_raft::supervise(options, {
-        let halt = halt.clone();
-        move || Machine::new(publisher.clone(), halt.clone())
+        let (halt, commands) = (halt.clone(), metrics.register(metrics::commands_applied));
+        move || Machine::new(publisher.clone(), halt.clone()).counting(commands.clone())
     })
     .await?;
 
@@ -65,7 +65,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let peers = Peers::new(credentials.clone());
     let guarding = tokio::spawn(guard::run(control.clone(), log.clone(), peers, halt));
 
-    metrics.register(|registry| log.metrics().register(registry.sub_registry_with_prefix("berth")));
+    metrics.register(|registry| {
+        log.metrics().register(registry.sub_registry_with_prefix("berth"));
+        registry.register_collector(Box::new(HostMetrics(control.clone())));
+    });
     if let Some(listener) = metrics_at {
         let mut readers = (*credentials.server_config(Allow::only([Role::Scraper, Role::Operator]))).clone();
         // Monitoring systems say in the handshake which HTTP they speak.

@@ -189,6 +189,12 @@ impl Collector for Metrics {
         )?;
         metric(
             encoder,
+            "raft_appended_bytes",
+            "Bytes appended to the log since it was last opened",
+            &ConstCounter::new(self.handle.log_work().bytes),
+        )?;
+        metric(
+            encoder,
             "raft_barrier_seconds",
             "How long the disk takes to make writes durable",
             &self.meters.barriers.histogram,

@@ -34,18 +34,50 @@ pub(crate) enum Args {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// Three real controllers with 1,000 simulated hosts and 50,000 VMs
+    Scale {
+        /// Print each metric as a line of JSON on standard output
+        #[arg(long)]
+        json: bool,
+        /// 50 hosts and 1,000 VMs: for a look while developing
+        #[arg(long)]
+        quick: bool,
+        /// More options of `berth-bench scale`
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
+    /// One host's daemon with 300 VMs: its plan and its memory
+    Host {
+        /// Print each metric as a line of JSON on standard output
+        #[arg(long)]
+        json: bool,
+        /// Fewer plans: for a look while developing
+        #[arg(long)]
+        quick: bool,
+        /// More options of `berth-bench host`
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
 }
 
 /// Entry of the sub-command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    // The log is measured together with controllers around it.
+    // The log is measured together with controllers around it, and a whole cluster with its hosts.
+    let fleet: &[_] = &["berth-bench", "berth-controller", "berth-hostd"];
     let (word, packages, json, quick, more): (_, &[_], _, _, _) = match args {
-        Args::Raft { json, quick, more } => ("raft", &["berth-bench", "berth-controller"], json, quick, more),
-        Args::Planner { json, quick, more } => ("planner", &["berth-bench"], json, quick, more),
+        Args::Raft { json, quick, more } => ("raft", &fleet[..2], json, quick, more),
+        Args::Planner { json, quick, more } => ("planner", &fleet[..1], json, quick, more),
+        Args::Scale { json, quick, more } => ("scale", fleet, json, quick, more),
+        Args::Host { json, quick, more } => ("host", fleet, json, quick, more),
     };
-    eprintln!("==> building {} as shipped", packages.join(" and "));
-    let of = packages.iter().flat_map(|package| ["-p", package]);
-    checkout::run(checkout::cargo().args(["build", "--release", "--bins"]).args(of))?;
+    eprintln!("==> building {} as shipped", packages.join(", "));
+    let mut build = checkout::cargo();
+    build.args(["build", "--release", "--bins"]).args(packages.iter().flat_map(|package| ["-p", package]));
+    if packages.len() == fleet.len() {
+        // The hosts' machines are simulated, which no shipped daemon can do.
+        build.args(["--features", checkout::FEATURES]);
+    }
+    checkout::run(&mut build)?;
     let program = lab::target().join("release/berth-bench");
     let mut command = checkout::command(&program.display().to_string());
     command.arg(word);

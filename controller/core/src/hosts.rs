@@ -1,6 +1,7 @@
 //! Drives a host's session: reads what arrives, asks [`HostSession`], sends and proposes what it says.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,17 +16,21 @@ use crate::handle::Control;
 use crate::reception::{self, Away, REPORTS_WAITING};
 use crate::session::{self, Deed, HostSession};
 
-/// When each host was last heard of by this member, by its own clock, since the leader last asked.
+/// When each host was last heard of by this member, by its own clock, since the leader last asked; and how many heartbeats
+/// there were in all.
 #[derive(Clone, Debug, Default)]
-pub struct Heard(Arc<Mutex<BTreeMap<HostUid, Millis>>>);
+pub struct Heard {
+    since: Arc<Mutex<BTreeMap<HostUid, Millis>>>,
+    heartbeats: Arc<AtomicU64>,
+}
 
 impl Heard {
     pub(crate) fn note(&self, host: HostUid, now: Millis) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host, now);
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).insert(host, now);
     }
 
     pub(crate) fn take(&self) -> BTreeMap<HostUid, Millis> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.since.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -58,6 +63,16 @@ impl Sessions {
 const FIRST_WORD_WITHIN: Duration = Duration::from_secs(10);
 
 impl Control {
+    /// How many heartbeats of hosts this member has answered.
+    pub fn heartbeats(&self) -> u64 {
+        self.heard.heartbeats.load(Ordering::Relaxed)
+    }
+
+    /// How many hosts have a session with this member.
+    pub fn host_sessions(&self) -> usize {
+        self.sessions.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Holds one host's session until it ends. `proved` is the name in the host's certificate.
     ///
     /// Ends when the host goes, when this member stops leading, or when the host is refused; the last word to the
@@ -150,6 +165,9 @@ impl Control {
                         None => return Ok(()),
                         Some(message) => {
                             self.heard.note(session.host(), self.environment.uptime());
+                            if matches!(message, ToController::Heartbeat { .. }) {
+                                self.heard.heartbeats.fetch_add(1, Ordering::Relaxed);
+                            }
                             match session.hear(message)? {
                                 Deed::Answer(word) => send(outbound, word).await,
                                 Deed::Fold { number, bodies } => {

@@ -5,6 +5,8 @@
 
 mod api;
 mod serve;
+mod work;
 
 pub(crate) use api::{ApiMetrics, Counting};
 pub(crate) use serve::serve;
+pub(crate) use work::{HostMetrics, commands_applied};
