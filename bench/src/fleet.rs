@@ -73,7 +73,8 @@ impl Fleet {
             tls: Tls { ca: own.join("ca.pem"), cert: own.join("cert.pem"), key: own.join("key.pem") },
         };
         let config = folder.join("fleet.toml");
-        fs::write(&config, toml::to_string(&template)?).with_context(|| format!("cannot write {}", config.display()))?;
+        fs::write(&config, toml::to_string(&template)?)
+            .with_context(|| format!("cannot write {}", config.display()))?;
         let told = folder.join("told");
         let log = File::create(folder.join("fleet.log"))?;
         let child = Command::new(std::env::current_exe()?.with_file_name("berth-hostd"))

@@ -107,8 +107,7 @@ fn plans(rounds: u32) -> Result<Series> {
         let scan = Scan::new(1, Some(cluster()?), seen);
         let desired =
             HostDesired { cluster: Some(cluster()?), entries: ledger.entries(), user_data: &user_data, permission };
-        let observed =
-            HostObserved { scan: Some(&scan), images: Some(&images), accelerator: Some(Accelerator::Kvm) };
+        let observed = HostObserved { scan: Some(&scan), images: Some(&images), accelerator: Some(Accelerator::Kvm) };
         let history = History { journals: &journals, progress: &progress };
         for _ in 0..rounds {
             let began = Instant::now();

@@ -302,7 +302,9 @@ impl Scale<'_> {
         let (leader, _) = self.cluster.settled().await?;
         let survivors: Vec<_> = (0..self.cluster.members.len())
             .filter(|&member| member != leader)
-            .map(|member| VmServiceClient::new(wire::channel(&self.cluster.members[member].api.to_string(), &self.keys.client)))
+            .map(|member| {
+                VmServiceClient::new(wire::channel(&self.cluster.members[member].api.to_string(), &self.keys.client))
+            })
             .collect();
         for survivor in &survivors {
             // Connected, so that no handshake is measured.

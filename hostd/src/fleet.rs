@@ -116,7 +116,9 @@ impl Fleet {
         let text = std::fs::read_to_string(path).map_err(read)?;
         let invalid = |problem| ConfigError::Invalid { path: path.into(), problem };
         if order.fleet > 1 && !text.contains(PLACEHOLDER) {
-            return Err(invalid(format!("write {PLACEHOLDER} where the hosts of a fleet differ: name, data_dir and tls")));
+            return Err(invalid(format!(
+                "write {PLACEHOLDER} where the hosts of a fleet differ: name, data_dir and tls"
+            )));
         }
         let config = |number| Config::parse(&text.replace(PLACEHOLDER, &format!("sim-{number:04}"))).map_err(invalid);
         Ok(Self { configs: (1..=order.fleet).map(config).collect::<Result<_, _>>()?, order })
@@ -239,7 +241,8 @@ fn teller(path: &Path) -> Result<Listener, StartError> {
 
 /// A thousand hosts hold some thousand files open.
 fn raise_open_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }

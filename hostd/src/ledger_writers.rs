@@ -49,10 +49,7 @@ impl LedgerWriters {
                     write();
                 }
             };
-            std::thread::Builder::new()
-                .name("ledger".into())
-                .spawn(work)
-                .expect("a thread can be started at start-up");
+            std::thread::Builder::new().name("ledger".into()).spawn(work).expect("a thread can be started at start-up");
         }
         Self { writes, listener: None }
     }

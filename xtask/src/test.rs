@@ -42,10 +42,23 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // The integration tests start the programs that lie beside them in the target folder. All targets at once, so that
     // dependencies have the same features for programs and tests and are built once.
     steps.run("build programs and tests", "mend the errors above", || {
-        checkout::run(checkout::cargo().args(["build", "--workspace", "--features", checkout::FEATURES, "--all-targets"]))
+        checkout::run(checkout::cargo().args([
+            "build",
+            "--workspace",
+            "--features",
+            checkout::FEATURES,
+            "--all-targets",
+        ]))
     });
     steps.run("doc tests", "mend the examples above", || {
-        checkout::run(checkout::cargo().args(["test", "--workspace", "--features", checkout::FEATURES, "--doc", "--quiet"]))
+        checkout::run(checkout::cargo().args([
+            "test",
+            "--workspace",
+            "--features",
+            checkout::FEATURES,
+            "--doc",
+            "--quiet",
+        ]))
     });
     // nextest keeps its reports below the checkout's target folder, wherever cargo's is.
     let report = checkout::root().join("target/nextest/default/junit.xml");

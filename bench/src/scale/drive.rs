@@ -110,9 +110,8 @@ impl Drive {
         vm: impl Fn(u64) -> v1::CreateVmRequest,
     ) -> Result<Created> {
         let mut created = Created::default();
-        let mut answers = stream::iter(numbers)
-            .map(|number| create(self.client(number), vm(number)))
-            .buffer_unordered(IN_FLIGHT);
+        let mut answers =
+            stream::iter(numbers).map(|number| create(self.client(number), vm(number))).buffer_unordered(IN_FLIGHT);
         while let Some((_, retries)) = answers.try_next().await? {
             created.retries += u64::from(retries);
         }
