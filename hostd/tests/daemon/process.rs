@@ -101,7 +101,7 @@ async fn a_host_without_libvirt_still_speaks_and_ends_in_order() {
         })
         .await;
     assert!(known.reports.iter().all(|report| !report.full), "unknown is not absent");
-    assert_eq!(known.hello.unwrap().name.as_str(), "h1");
+    assert_eq!(known.hosts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["h1"]);
     kill(Pid::from_raw(child.id().unwrap().try_into().unwrap()), Signal::SIGTERM).unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(30), child.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0));
