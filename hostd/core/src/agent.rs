@@ -12,7 +12,7 @@
 
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::condition::{self, Condition, ConditionStatus};
 use berth_model::host::{Inventory, Orphan};
@@ -587,9 +587,25 @@ impl Agent {
                 called: format!("{}/{}", seen.mark.project, seen.mark.name),
                 running: plan::is_active(seen.state),
             });
-            self.orphans = Some(orphans.collect());
+            let mut orphans: Vec<_> = orphans.collect();
+            // A start that was under way when its VM left the set may still come to something: until a scan that began after
+            // it tells, the VM counts as being there, so that it is started nowhere else.
+            let may_come = |vm: &VmUid| {
+                let scanned_too_early = |progress: &Progress| scan.number <= progress.stale_scans;
+                self.in_flight.contains_key(vm) || self.progress.get(vm).is_some_and(scanned_too_early)
+            };
+            let coming = self.ledger.orphaned().values().filter(|berth| may_come(&berth.vm));
+            let unseen = coming.filter(|berth| !scan.domains.contains_key(&berth.vm)).map(|berth| Orphan {
+                vm: berth.vm,
+                called: format!("{}/{}", berth.project, berth.name),
+                running: true,
+            });
+            orphans.extend(unseen);
+            orphans.sort_by_key(|orphan| orphan.vm);
             // A scan that began before an entry left may not show its domain; one that began later tells.
-            self.ledger.keep_orphaned(|vm| scan.domains.contains_key(&vm));
+            let kept: BTreeSet<_> = orphans.iter().map(|orphan| orphan.vm).collect();
+            self.orphans = Some(orphans);
+            self.ledger.keep_orphaned(|vm| kept.contains(&vm));
         }
         self.vms = Some(vms);
     }
