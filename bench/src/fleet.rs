@@ -53,7 +53,7 @@ pub(crate) struct Fleet {
 
 impl Fleet {
     /// Starts so many hosts, and waits until all have said what they are.
-    pub(crate) async fn start(cluster: &Cluster<'_>, keys: &Keys, folder: &Path, hosts: u64) -> Result<Self> {
+    pub(crate) fn start(cluster: &Cluster<'_>, keys: &Keys, folder: &Path, hosts: u64) -> Result<Self> {
         let tls = folder.join("tls");
         for number in 1..=hosts {
             let name = host_name(number);

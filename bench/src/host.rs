@@ -75,7 +75,7 @@ async fn memory(args: &Args, report: &Report) -> Result<u64> {
     let (leader, _) = cluster.settled().await?;
     let api = cluster.members[leader].api.to_string();
     scale::make_image(&api, &keys).await?;
-    let mut fleet = Fleet::start(&cluster, &keys, &folder, 1).await?;
+    let mut fleet = Fleet::start(&cluster, &keys, &folder, 1)?;
     fleet.ready(wire::channel(&api, &keys.client), 1).await?;
     let mut drive = Drive::new(&api, &keys);
     drive.create_all(0..u64::from(VMS), vms::small).await?;

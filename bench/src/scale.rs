@@ -180,7 +180,7 @@ impl Scale<'_> {
         let (leader, _) = self.cluster.settled().await?;
         let api = self.cluster.members[leader].api.to_string();
         make_image(&api, self.keys).await?;
-        let mut fleet = Fleet::start(&self.cluster, self.keys, folder, self.hosts).await?;
+        let mut fleet = Fleet::start(&self.cluster, self.keys, folder, self.hosts)?;
         let channel = wire::channel(&api, &self.keys.client);
         fleet.ready(channel.clone(), self.hosts).await?;
         self.report.say(format_args!("{} hosts have sessions", self.hosts));

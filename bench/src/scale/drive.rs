@@ -242,11 +242,9 @@ pub(crate) async fn next_placement(survivors: &[Client], killed: Instant, first:
                     let answer = timeout(PATIENCE.0, client.create_vm(vms::vm(number))).await;
                     matches!(answer, Ok(Ok(_))).then_some(number)
                 });
-                loop {
-                    tokio::select! {
-                        _ = ticks.tick() => break,
-                        Some(Ok(Some(number))) = asked.join_next() => break 'accepted number,
-                    }
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    Some(Ok(Some(number))) = asked.join_next() => break 'accepted number,
                 }
             }
             unreachable!("there are more numbers than VMs")

@@ -78,6 +78,28 @@ fn a_vm_that_the_controllers_forgot_runs_on_as_an_orphan() {
 }
 
 #[test]
+fn a_start_that_is_under_way_when_its_vm_leaves_the_set_is_an_orphan_until_a_scan_tells() {
+    let mut world = World::new();
+    world.settle();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    while !world.work_but_starts() {
+        world.answer_heartbeat(10_000);
+        world.pass(100);
+    }
+    world.set.clear();
+    world.say(vec![], vec![vm(1)]);
+    for _ in 0..20 {
+        assert!(world.work_but_starts(), "it is still under way");
+        world.commit_report();
+        world.pass(1000);
+    }
+    let orphans = |world: &World| world.orphans.iter().map(|orphan| (orphan.vm, orphan.running)).collect::<Vec<_>>();
+    assert_eq!(orphans(&world), [(vm(1), true)], "no scan shows it, and it may come");
+    world.settle();
+    assert_eq!((world.starts, orphans(&world)), (1, vec![(vm(1), true)]));
+}
+
+#[test]
 fn a_restart_asks_waits_ends_and_starts_with_the_new_count() {
     let mut world = World::new();
     world.want(vm(1), |epoch, _| Some(always(1, epoch)));

@@ -306,6 +306,15 @@ impl World {
         }
     }
 
+    /// Does all waiting work but starts, and says whether one waits.
+    pub(super) fn work_but_starts(&mut self) -> bool {
+        let is_start = |pending: &Pending| matches!(pending, Pending::Execute(Step::Start(_)));
+        while let Some(at) = self.pending.iter().position(|pending| !is_start(pending)) {
+            self.work(at, Ending::Good);
+        }
+        self.pending.iter().any(is_start)
+    }
+
     /// What a step does to the hypervisor, and what is answered.
     fn physics(&mut self, step: &Step, ending: Ending) -> Outcome {
         match ending {
