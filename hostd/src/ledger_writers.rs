@@ -21,7 +21,7 @@ pub type Listener = Arc<dyn Fn(&[Record]) + Send + Sync>;
 
 type Write = Box<dyn FnOnce() + Send>;
 
-/// The threads. They end with the last clone and the last [`Writer`].
+/// The threads. They end with the last clone and the last `Writer`.
 #[derive(Clone)]
 pub struct LedgerWriters {
     /// Unbounded, and never longer than there are hosts.
