@@ -48,7 +48,9 @@ fn an_apply_that_does_not_check_capacity_is_found() {
 
 #[test]
 fn ends_that_do_not_compare_epochs_are_found() {
-    is_found(Plant::EpochUncompared, &["a VM runs on at most one host", "absence is never an instruction"]);
+    let laws =
+        ["what a host is told never goes back", "a VM runs on at most one host", "absence is never an instruction"];
+    is_found(Plant::EpochUncompared, &laws);
 }
 
 #[test]
