@@ -11,64 +11,38 @@ use crate::{checkout, lab};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Args {
     /// The replicated log against etcd: writes, reads, failover, space
-    Raft {
-        /// Print each metric as a line of JSON on standard output
-        #[arg(long)]
-        json: bool,
-        /// One round of 5 s each: for a look while developing
-        #[arg(long)]
-        quick: bool,
-        /// More options of `berth-bench raft`
-        #[arg(last = true)]
-        more: Vec<String>,
-    },
+    Raft(Options),
     /// Placement: how many VMs a second find their exact berths on 1,000 and on 5,000 hosts
-    Planner {
-        /// Print each metric as a line of JSON on standard output
-        #[arg(long)]
-        json: bool,
-        /// A tenth of the VMs: for a look while developing
-        #[arg(long)]
-        quick: bool,
-        /// More options of `berth-bench planner`
-        #[arg(last = true)]
-        more: Vec<String>,
-    },
+    Planner(Options),
     /// Three real controllers with 1,000 simulated hosts and 50,000 VMs
-    Scale {
-        /// Print each metric as a line of JSON on standard output
-        #[arg(long)]
-        json: bool,
-        /// 50 hosts and 1,000 VMs: for a look while developing
-        #[arg(long)]
-        quick: bool,
-        /// More options of `berth-bench scale`
-        #[arg(last = true)]
-        more: Vec<String>,
-    },
+    Scale(Options),
     /// One host's daemon with 300 VMs: its plan and its memory
-    Host {
-        /// Print each metric as a line of JSON on standard output
-        #[arg(long)]
-        json: bool,
-        /// Fewer plans: for a look while developing
-        #[arg(long)]
-        quick: bool,
-        /// More options of `berth-bench host`
-        #[arg(last = true)]
-        more: Vec<String>,
-    },
+    Host(Options),
+}
+
+/// How to measure it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Print each metric as a line of JSON on standard output
+    #[arg(long)]
+    json: bool,
+    /// Far less of everything: for a look while developing
+    #[arg(long)]
+    quick: bool,
+    /// More options of the same sub-command of `berth-bench`
+    #[arg(last = true)]
+    more: Vec<String>,
 }
 
 /// Entry of the sub-command.
 pub(crate) fn run(args: &Args) -> Result<()> {
     // The log is measured together with controllers around it, and a whole cluster with its hosts.
     let fleet: &[_] = &["berth-bench", "berth-controller", "berth-hostd"];
-    let (word, packages, json, quick, more): (_, &[_], _, _, _) = match args {
-        Args::Raft { json, quick, more } => ("raft", &fleet[..2], json, quick, more),
-        Args::Planner { json, quick, more } => ("planner", &fleet[..1], json, quick, more),
-        Args::Scale { json, quick, more } => ("scale", fleet, json, quick, more),
-        Args::Host { json, quick, more } => ("host", fleet, json, quick, more),
+    let (word, packages, Options { json, quick, more }): (_, &[_], _) = match args {
+        Args::Raft(options) => ("raft", &fleet[..2], options),
+        Args::Planner(options) => ("planner", &fleet[..1], options),
+        Args::Scale(options) => ("scale", fleet, options),
+        Args::Host(options) => ("host", fleet, options),
     };
     eprintln!("==> building {} as shipped", packages.join(", "));
     let mut build = checkout::cargo();

@@ -213,7 +213,7 @@ impl fmt::Display for Refusal {
             Self::Awaited => write!(
                 f,
                 "did not report since an older state was put back, and the VM may run there; it is started nowhere until the \
-                 host reports, or is confirmed dead or removed"
+                 host reports, or is confirmed dead, or removed for good"
             ),
             Self::NotAlive(how) => write!(f, "is {how}: not heard of"),
             Self::Cordoned => write!(f, "is cordoned"),

@@ -161,6 +161,8 @@ pub(super) fn remove(
         format!("{bound} VMs have their berths there")
     } else if never_returns {
         String::new()
+    } else if host.awaited.is_some() {
+        "an older state was put back, and it did not yet say what runs on it".into()
     } else if !host.evictions.is_empty() {
         format!("it may still run {} VMs whose berths there were ended by an operator's word", host.evictions.len())
     } else if !host.orphans.is_empty() {

@@ -90,6 +90,12 @@ fn a_vm_that_waited_is_placed_only_when_every_host_of_that_time_has_spoken_and_a
     world.at = world.at.plus(Millis(1));
     let new = world.vm(2, vm_spec(2, Bytes::mib(64)));
     world.assign(new, one, [4, 5], 0);
+    // To forget the host is no word about what runs there, unless it never returns.
+    let forget = |never_returns| crate::Body::RemoveHost { host: two, never_returns, expect: crate::Expect::default() };
+    assert!(matches!(world.refused(forget(false)), Rejection::HostInUse { .. }));
+    let mut gone = world.clone();
+    gone.done(forget(true));
+    gone.done(command.clone());
     let mut dead = world.clone();
     dead.done(crate::Body::ConfirmDead { host: two, expect: crate::Expect::default() });
     assert_eq!(audit(&dead.cluster), Vec::<String>::new());
