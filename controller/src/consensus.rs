@@ -121,7 +121,7 @@ impl Consensus for Log {
     }
 
     fn controllers(&self) -> Vec<String> {
-        self.handle.status().members.into_iter().map(|member| member.member.api_addr).collect()
+        self.handle.members().into_iter().map(|member| member.api_addr).collect()
     }
 
     fn leadership(&self) -> watch::Receiver<Leadership> {

@@ -198,6 +198,15 @@ impl Handle {
         self.slot.leadership()
     }
 
+    /// Who belongs to the cluster, as this member knows it: as much of [`Handle::status`] as may be asked at each word of
+    /// each client.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.slot.local().raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.map(|(&id, address)| address.member(id)).collect()
+    }
+
     /// This member's picture of the cluster.
     pub fn status(&self) -> Status {
         let local = &self.slot.local();

@@ -1,6 +1,7 @@
 //! What one host shall hold, out of the replicated state.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use berth_model::host::Eviction;
 use berth_model::session::{Absent, DesiredEntry, Present};
@@ -10,34 +11,81 @@ use berth_state::{Change, Cluster, Object};
 
 use crate::ports::Seal;
 
-/// The whole desired set of a host. Names every VM that the cluster places on it or removes from it.
-///
-/// A secret that cannot be opened leaves its VM out of the set: it keeps running if it does, and is not started
-/// without what it was to start with. The second value names such VMs and why.
-pub fn desired(
-    view: &Cluster,
-    host: HostUid,
-    seal: &dyn Seal,
-) -> (BTreeMap<VmUid, DesiredEntry>, Vec<(VmUid, String)>) {
-    let incarnation = view.info.map(|info| info.incarnation).unwrap_or_default();
-    let mut entries = BTreeMap::new();
-    let mut unopened = Vec::new();
-    // Placements that an operator's word ended while the host was silent. No VM has its berth on a host that may still
-    // hold it by such a placement.
-    for Eviction { vm, stamp, resources: _, with_disk } in
-        view.hosts.get(&host).into_iter().flat_map(|host| &host.evictions)
-    {
-        entries.insert(*vm, DesiredEntry::Absent(Absent { vm: *vm, stamp: *stamp, with_disk: *with_disk }));
-    }
-    for vm in view.vms_on(host) {
-        match entry(vm, incarnation, seal) {
-            Ok(entry) => {
-                entries.insert(vm.uid(), entry);
-            }
-            Err(why) => unopened.push((vm.uid(), why)),
+/// What one host shall hold, as one view shows it: every VM that the cluster places on it or removes from it, and what
+/// would be said of each. Nothing is copied: a host has hundreds of VMs, and is looked at again whenever one changes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    incarnation: Incarnation,
+    sources: BTreeMap<VmUid, Source>,
+}
+
+/// What an entry is made of.
+#[derive(Clone, Debug)]
+enum Source {
+    /// A placement that an operator's word ended while the host was silent.
+    Ended(Absent),
+    Placed(Arc<Vm>),
+}
+
+impl Source {
+    /// Whether a host is told the same of both.
+    fn says_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ended(one), Self::Ended(other)) => one == other,
+            (Self::Placed(one), Self::Placed(other)) => Arc::ptr_eq(one, other) || told(one) == told(other),
+            (Self::Ended(_), Self::Placed(_)) | (Self::Placed(_), Self::Ended(_)) => false,
         }
     }
-    (entries, unopened)
+}
+
+/// What a host is to be told after it was told something else.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Entries that are new or others than before.
+    pub(crate) entries: Vec<DesiredEntry>,
+    /// VMs that are no longer in the set.
+    pub(crate) forgotten: Vec<VmUid>,
+    /// VMs that are left out because their secret cannot be opened, and why. Such a VM keeps running if it does, and is not
+    /// started without what it was to start with.
+    pub(crate) unopened: Vec<(VmUid, String)>,
+}
+
+impl Wanted {
+    /// What this view wants of the host.
+    pub(crate) fn of(view: &Cluster, host: HostUid) -> Self {
+        let incarnation = view.info.map(|info| info.incarnation).unwrap_or_default();
+        let evictions = view.hosts.get(&host).into_iter().flat_map(|host| &host.evictions);
+        let ended = |ended: &Eviction| {
+            let Eviction { vm, stamp, resources: _, with_disk } = *ended;
+            (vm, Source::Ended(Absent { vm, stamp, with_disk }))
+        };
+        // No VM has its berth on a host that may still hold it by a placement that was ended there.
+        let placed = view.vms_on(host).map(|vm| (vm.uid(), Source::Placed(Arc::clone(vm))));
+        Self { incarnation, sources: evictions.map(ended).chain(placed).collect() }
+    }
+
+    /// What to tell a host of this that was told of `before`. What cannot be said leaves the set.
+    pub(crate) fn news(&mut self, before: &Self, seal: &dyn Seal) -> News {
+        let mut news = News::default();
+        let is_known = self.incarnation == before.incarnation;
+        for (uid, source) in &self.sources {
+            if is_known && before.sources.get(uid).is_some_and(|known| known.says_the_same(source)) {
+                continue;
+            }
+            match source {
+                Source::Ended(absent) => news.entries.push(DesiredEntry::Absent(*absent)),
+                Source::Placed(vm) => match entry(vm, self.incarnation, seal) {
+                    Ok(entry) => news.entries.push(entry),
+                    Err(why) => news.unopened.push((*uid, why)),
+                },
+            }
+        }
+        for (unsaid, _) in &news.unopened {
+            self.sources.remove(unsaid);
+        }
+        news.forgotten.extend(before.sources.keys().filter(|uid| !self.sources.contains_key(uid)));
+        news
+    }
 }
 
 /// The hosts whose desired set may be another one after this change: those that are told of the VM otherwise than before.

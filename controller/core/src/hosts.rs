@@ -10,7 +10,6 @@ use berth_model::{HostUid, Millis};
 use berth_state::Body;
 use tokio::sync::{Notify, mpsc};
 
-use crate::desired::desired;
 use crate::error::Error;
 use crate::handle::Control;
 use crate::reception::{self, Away, REPORTS_WAITING};
@@ -191,13 +190,12 @@ impl Control {
 
     async fn send_desired(&self, session: &mut HostSession, outbound: &mpsc::Sender<ToHost>) {
         let view = self.now_applied();
-        let (wanted, unopened) = desired(&view, session.host(), &*self.seal);
+        let (word, unopened) = session.desired(&view, &*self.seal);
         for (vm, why) in unopened {
             tracing::error!(vm.id = %vm, "the VM's user data cannot be opened, so its host is not told of it: {why}");
         }
-        let liveness = view.hosts.get(&session.host()).map(|host| host.liveness);
-        if let Some(message) = session.desired(view.revision, wanted, liveness) {
-            send(outbound, message).await;
+        if let Some(word) = word {
+            send(outbound, word).await;
         }
     }
 

@@ -7,16 +7,18 @@
 //! The driver feeds what arrives and what changed, and carries out what comes back. The first set is sent only from a
 //! view that was read linearizably after the Hello (law 4); later sets are deltas against what was sent.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use berth_model::host::Liveness;
-use berth_model::session::{DesiredEntry, Hello, PROTOCOL, Report, ToController, ToHost, Welcome};
+use berth_model::host::{Host, Liveness};
+use berth_model::session::{Hello, PROTOCOL, Report, ToController, ToHost, Welcome};
 use berth_model::{Actor, ActorRole, ClusterId, HostUid, Incarnation, Name, Revision, Term, Timestamp, VmUid};
 use berth_state::{Batch, Body, Cluster, Command, HostFacts};
 
 use crate::bounds;
+use crate::desired::{News, Wanted};
 use crate::error::Error;
 use crate::liveness::{HEARTBEAT_EVERY, MAY_START_FOR};
+use crate::ports::Seal;
 
 /// Who this leader is, for comparison with what a host believes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,7 +134,7 @@ pub fn batch(bodies: Vec<Body>, at: Timestamp) -> Batch {
 #[derive(Debug)]
 pub struct HostSession {
     facts: HostFacts,
-    sent: Option<(Revision, BTreeMap<VmUid, DesiredEntry>)>,
+    sent: Option<(Revision, Wanted)>,
     /// Whether the cluster counted on the host when the last set was looked up.
     is_counted_on: bool,
     controllers: Vec<String>,
@@ -198,32 +200,29 @@ impl HostSession {
         self.facts.uid
     }
 
-    /// The host's desired set as one view shows it, and how the host is by that view; none if it is not known there yet.
-    /// The first call must come from a view that was read linearizably after the Hello. Nothing to say: none.
-    pub fn desired(
-        &mut self,
-        revision: Revision,
-        wanted: BTreeMap<VmUid, DesiredEntry>,
-        liveness: Option<Liveness>,
-    ) -> Option<ToHost> {
-        let is_older = self.sent.as_ref().is_some_and(|(sent_at, _)| revision < *sent_at);
-        if !is_older {
-            self.is_counted_on = liveness == Some(Liveness::Alive);
+    /// The host's desired set as one view shows it: what to say of it, if there is anything, and which VMs are left out of it
+    /// because their secret cannot be opened, and why. The first call must come with a view that was read linearizably after
+    /// the Hello.
+    pub fn desired(&mut self, view: &Cluster, seal: &dyn Seal) -> (Option<ToHost>, Vec<(VmUid, String)>) {
+        let revision = view.revision;
+        if self.sent.as_ref().is_some_and(|(sent_at, _)| revision < *sent_at) {
+            return (None, Vec::new());
         }
-        let Some((sent_at, sent)) = &mut self.sent else {
-            let entries = wanted.values().cloned().collect();
-            self.sent = Some((revision, wanted));
-            return Some(ToHost::DesiredSet { revision, entries });
+        let is_alive = |host: &Arc<Host>| host.liveness == Liveness::Alive;
+        self.is_counted_on = view.hosts.get(&self.host()).is_some_and(is_alive);
+        let mut wanted = Wanted::of(view, self.host());
+        let before = self.sent.take();
+        let is_first = before.is_none();
+        let News { entries, forgotten, unopened } = wanted.news(&before.unwrap_or_default().1, seal);
+        self.sent = Some((revision, wanted));
+        let word = if is_first {
+            Some(ToHost::DesiredSet { revision, entries })
+        } else if entries.is_empty() && forgotten.is_empty() {
+            None
+        } else {
+            Some(ToHost::DesiredDelta { revision, entries, forgotten })
         };
-        if is_older {
-            return None;
-        }
-        let entries: Vec<_> =
-            wanted.iter().filter(|(uid, entry)| sent.get(uid) != Some(entry)).map(|(_, entry)| entry.clone()).collect();
-        let forgotten: Vec<_> = sent.keys().filter(|uid| !wanted.contains_key(uid)).copied().collect();
-        *sent_at = revision;
-        *sent = wanted;
-        (!entries.is_empty() || !forgotten.is_empty()).then_some(ToHost::DesiredDelta { revision, entries, forgotten })
+        (word, unopened)
     }
 
     /// Where the controllers are now: what to say of it, if the host was told otherwise or nothing yet.

@@ -571,12 +571,11 @@ impl World {
         let member = &mut self.members[number];
         let key = member.key();
         let Some(Serving { stage: Stage::Open(session), .. }) = member.sessions.get_mut(&line) else { return };
-        let (wanted, unopened) = desired::desired(&member.cluster, session.host(), &key);
+        let (word, unopened) = session.desired(&member.cluster, &key);
         if !unopened.is_empty() {
             self.witness.count(Group::Noted, "secret not opened");
         }
-        let liveness = member.cluster.hosts.get(&session.host()).map(|host| host.liveness);
-        if let Some(word) = session.desired(member.cluster.revision, wanted, liveness) {
+        if let Some(word) = word {
             self.send_down(line, word);
         }
     }

@@ -1,12 +1,14 @@
 //! What one host shall hold.
 
+use std::collections::BTreeMap;
+
 use berth_model::session::{Absent, DesiredEntry, Report, VmReport};
 use berth_model::testing::{Machine, observed, vm_spec};
 use berth_model::vm::{DomainState, VmSpec};
 use berth_model::{Bytes, Incarnation, Stamp};
 use berth_state::testing::{World, delete_vm, report};
 
-use super::{concerned, desired};
+use super::{News, Wanted, concerned};
 use crate::ports::Seal;
 use crate::testing::Mirror;
 
@@ -29,8 +31,9 @@ fn a_host_is_told_of_every_vm_that_is_placed_on_it_or_leaves_it_and_of_no_other(
     world.assign(elsewhere, other, [0], 0);
     world.done(delete_vm(goes));
 
-    let (entries, unopened) = desired(&world.cluster, host, &Mirror);
-    assert!(unopened.is_empty());
+    let News { entries, forgotten, unopened } = Wanted::of(&world.cluster, host).news(&Wanted::default(), &Mirror);
+    assert!(unopened.is_empty() && forgotten.is_empty());
+    let entries: BTreeMap<_, _> = entries.into_iter().map(|entry| (entry.vm(), entry)).collect();
     assert_eq!(entries.keys().copied().collect::<Vec<_>>(), [stays, goes]);
     let stamp = |epoch| Stamp { incarnation: Incarnation(0), epoch };
     let DesiredEntry::Present(present, by) = &entries[&stays] else { panic!("{:?}", entries[&stays]) };
@@ -39,20 +42,6 @@ fn a_host_is_told_of_every_vm_that_is_placed_on_it_or_leaves_it_and_of_no_other(
     assert_eq!(present.spec.user_data, None, "the sealed form does not go along");
     let absent = Absent { vm: goes, stamp: stamp(ending), with_disk: true };
     assert_eq!(entries[&goes], DesiredEntry::Absent(absent));
-}
-
-#[test]
-fn a_vm_whose_user_data_cannot_be_opened_is_left_out_and_named_but_is_still_removed_when_deleted() {
-    let mut world = World::new();
-    let host = world.host(1, Machine::cores(8).inventory());
-    let vm = world.vm(1, with_user_data(berth_model::testing::vm_uid(1), "lost-key"));
-    world.assign(vm, host, [0], 0);
-    let (entries, unopened) = desired(&world.cluster, host, &Mirror);
-    assert!(entries.is_empty());
-    assert_eq!(unopened, [(vm, "no key lost-key for it".to_owned())]);
-    world.done(delete_vm(vm));
-    let (entries, unopened) = desired(&world.cluster, host, &Mirror);
-    assert!(matches!(entries[&vm], DesiredEntry::Absent(_)) && unopened.is_empty());
 }
 
 #[test]

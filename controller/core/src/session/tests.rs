@@ -1,17 +1,17 @@
 //! Who gets a session, what it is told, and what of it is believed.
 
-use std::collections::BTreeMap;
-
 use berth_model::host::Liveness;
-use berth_model::session::{DesiredEntry, Hello, ProtocolRange, Report, ToHost, Welcome};
-use berth_model::testing::{Machine, cluster_id, vm_spec};
-use berth_model::{Bytes, Incarnation, Millis, Revision, Term, VmUid};
-use berth_state::Body;
-use berth_state::testing::{World, delete_vm, facts};
+
+use berth_model::session::{DesiredEntry, Hello, ProtocolRange, Report, ToHost, UserData, VmReport, Welcome};
+use berth_model::testing::{Machine, cluster_id, observed, vm_spec};
+use berth_model::vm::{DomainState, VmSpec};
+use berth_model::{Bytes, Incarnation, Millis, Revision, Sealed, Term, VmUid};
+use berth_state::testing::{World, delete_vm, facts, report};
+use berth_state::{Body, Cluster};
 
 use super::{HostSession, Leading, Refused};
-use crate::desired::desired;
 use crate::liveness::{HEARTBEAT_EVERY, MAY_START_FOR};
+use crate::ports::Seal;
 use crate::testing::{Mirror, hello};
 
 fn leading() -> Leading {
@@ -108,10 +108,7 @@ fn the_whole_set_is_sent_once_and_then_only_what_changed() {
     let second = world.vm(2, vm_spec(1, Bytes::mib(64)));
     world.assign(first, host, [0], 0);
     let mut session = session();
-    let mut tell = |world: &World| {
-        let wanted = desired(&world.cluster, host, &Mirror).0;
-        session.desired(world.cluster.revision, wanted, Some(Liveness::Alive))
-    };
+    let mut tell = |world: &World| session.desired(&world.cluster, &Mirror).0;
     let ids = |entries: &[DesiredEntry]| entries.iter().map(DesiredEntry::vm).collect::<Vec<VmUid>>();
 
     let Some(ToHost::DesiredSet { revision, entries }) = tell(&world) else { panic!("the whole set comes first") };
@@ -127,31 +124,96 @@ fn the_whole_set_is_sent_once_and_then_only_what_changed() {
     assert!(matches!(entries[..], [DesiredEntry::Absent(absent)] if absent.vm == first));
 
     let stamp = entries[0].stamp();
-    let vms = vec![(first, berth_model::session::VmReport::Gone(stamp))];
-    world.done(berth_state::testing::report(1, Report { number: 2, vms, ..Report::default() }));
+    let vms = vec![(first, VmReport::Gone(stamp))];
+    world.done(report(1, Report { number: 2, vms, ..Report::default() }));
     let Some(ToHost::DesiredDelta { revision, entries, forgotten }) = tell(&world) else { panic!("then a delta") };
     assert_eq!((revision, ids(&entries), forgotten), (world.cluster.revision, vec![], vec![first]));
+}
+
+/// A state at this revision in which the first host is heard of so, or is not known.
+fn view(revision: u64, liveness: Option<Liveness>) -> Cluster {
+    let mut world = World::new();
+    if let Some(liveness) = liveness {
+        let host = world.host(1, Machine::cores(8).inventory());
+        world.liveness(host, liveness);
+    }
+    world.cluster.revision = Revision(revision);
+    world.cluster
 }
 
 #[test]
 fn an_empty_set_is_sent_too_and_an_older_view_says_nothing() {
     let mut session = session();
-    let set = session.desired(Revision(9), BTreeMap::new(), None);
+    let (set, unopened) = session.desired(&view(9, None), &Mirror);
     assert_eq!(set, Some(ToHost::DesiredSet { revision: Revision(9), entries: Vec::new() }));
+    assert!(unopened.is_empty());
     let mut world = World::new();
     let host = world.host(1, Machine::cores(8).inventory());
     let vm = world.vm(1, vm_spec(1, Bytes::mib(64)));
     world.assign(vm, host, [0], 0);
-    let newer = desired(&world.cluster, host, &Mirror).0;
-    assert_eq!(session.desired(Revision(8), newer.clone(), None), None);
-    assert!(session.desired(Revision(10), newer, None).is_some());
+    world.cluster.revision = Revision(8);
+    assert_eq!(session.desired(&world.cluster, &Mirror).0, None);
+    world.cluster.revision = Revision(10);
+    assert!(session.desired(&world.cluster, &Mirror).0.is_some());
+}
+
+#[test]
+fn what_does_not_concern_the_host_is_not_said_again() {
+    let mut world = World::new();
+    let host = world.host(1, Machine::cores(8).inventory());
+    let vm = world.vm(1, vm_spec(1, Bytes::mib(64)));
+    let epoch = world.assign(vm, host, [0], 0);
+    let mut session = session();
+    assert!(session.desired(&world.cluster, &Mirror).0.is_some());
+    let seen = VmReport::Seen(observed(epoch, DomainState::Running));
+    world.done(report(1, Report { number: 2, vms: vec![(vm, seen)], ..Report::default() }));
+    assert_eq!(session.desired(&world.cluster, &Mirror).0, None, "the host said so itself");
+}
+
+#[test]
+fn a_vm_whose_user_data_cannot_be_opened_is_left_out_and_told_once_it_can() {
+    let mut world = World::new();
+    let host = world.host(1, Machine::cores(8).inventory());
+    let uid = berth_model::testing::vm_uid(1);
+    let mut data = Mirror.seal(b"#cloud-config", uid.0.as_str().as_bytes()).unwrap();
+    data.key_id = "lost-key".into();
+    let vm = world.vm(1, VmSpec { user_data: Some(data), ..vm_spec(1, Bytes::mib(64)) });
+    world.assign(vm, host, [0], 0);
+    let mut session = session();
+    for _ in 0..2 {
+        let (_, left_out) = session.desired(&world.cluster, &Mirror);
+        assert_eq!(left_out, [(vm, "no key lost-key for it".to_owned())]);
+    }
+    let (word, left_out) = session.desired(&world.cluster, &AnyKey);
+    assert!(left_out.is_empty());
+    let Some(ToHost::DesiredDelta { entries, .. }) = word else { panic!("{word:?}") };
+    assert_eq!(entries.iter().map(DesiredEntry::vm).collect::<Vec<_>>(), [vm]);
+    assert_eq!(session.desired(&world.cluster, &AnyKey).0, None);
+    world.done(delete_vm(vm));
+    let (word, left_out) = session.desired(&world.cluster, &Mirror);
+    assert!(left_out.is_empty(), "whom one removes one need not start");
+    let Some(ToHost::DesiredDelta { entries, .. }) = word else { panic!("{word:?}") };
+    assert!(matches!(entries[..], [DesiredEntry::Absent(absent)] if absent.vm == vm));
+}
+
+/// A sealing key that was found again.
+struct AnyKey;
+
+impl Seal for AnyKey {
+    fn seal(&self, secret: &[u8], context: &[u8]) -> Result<Sealed, String> {
+        Mirror.seal(secret, context)
+    }
+
+    fn open(&self, _: &Sealed, _: &[u8]) -> Result<UserData, String> {
+        Ok(UserData(b"#cloud-config".to_vec()))
+    }
 }
 
 #[test]
 fn permission_to_start_comes_only_after_the_set() {
     let mut session = session();
     assert_eq!(session.heartbeat(1), ToHost::HeartbeatAck { number: 1, may_start_for: Millis(0) });
-    session.desired(Revision(1), BTreeMap::new(), Some(Liveness::Alive));
+    session.desired(&view(1, Some(Liveness::Alive)), &Mirror);
     assert_eq!(session.heartbeat(2), ToHost::HeartbeatAck { number: 2, may_start_for: MAY_START_FOR });
 }
 
@@ -160,13 +222,13 @@ fn a_host_that_the_cluster_does_not_hear_of_starts_nothing() {
     let mut session = session();
     let none = |number| ToHost::HeartbeatAck { number, may_start_for: Millis(0) };
     for (number, liveness) in [(1, None), (2, Some(Liveness::Suspect)), (3, Some(Liveness::Lost))] {
-        session.desired(Revision(number), BTreeMap::new(), liveness);
+        session.desired(&view(number, liveness), &Mirror);
         assert_eq!(session.heartbeat(number), none(number), "{liveness:?}");
     }
-    session.desired(Revision(4), BTreeMap::new(), Some(Liveness::Alive));
-    session.desired(Revision(3), BTreeMap::new(), Some(Liveness::Lost));
+    session.desired(&view(4, Some(Liveness::Alive)), &Mirror);
+    session.desired(&view(3, Some(Liveness::Lost)), &Mirror);
     assert_eq!(session.heartbeat(4), ToHost::HeartbeatAck { number: 4, may_start_for: MAY_START_FOR }, "an older view");
-    session.desired(Revision(5), BTreeMap::new(), Some(Liveness::Lost));
+    session.desired(&view(5, Some(Liveness::Lost)), &Mirror);
     assert_eq!(session.heartbeat(5), none(5));
 }
 
