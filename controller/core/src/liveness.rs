@@ -9,10 +9,11 @@ use berth_model::host::Liveness;
 use berth_model::{HostUid, Millis};
 use berth_state::{Body, Cluster};
 
-/// How often a host sends a heartbeat.
-pub const HEARTBEAT_EVERY: Millis = Millis(2000);
+/// How often a host sends a heartbeat. Each costs its leader some 0.2 ms of processor time, nearly all of it the kernel's: a
+/// thousand hosts are to take less than a tenth of a CPU.
+pub const HEARTBEAT_EVERY: Millis = Millis(2500);
 /// Three missed heartbeats.
-pub const SUSPECT_AFTER: Millis = Millis(7000);
+pub const SUSPECT_AFTER: Millis = Millis(8000);
 /// Long enough for a daemon's restart or a short cut of the network.
 pub const LOST_AFTER: Millis = Millis(60_000);
 /// How long a host may start domains after it sent a heartbeat that was answered.

@@ -1,7 +1,7 @@
 //! Sets of CPU threads in the kernel's list form, `0-3,8`.
 
 use std::collections::BTreeSet;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -82,13 +82,10 @@ impl fmt::Display for ThreadSet {
             while threads.next_if_eq(&(last + 1)).is_some() {
                 last += 1;
             }
-            if !text.is_empty() {
-                text.push(',');
-            }
-            text.push_str(&first.to_string());
+            let comma = if text.is_empty() { "" } else { "," };
+            write!(text, "{comma}{first}")?;
             if last > first {
-                text.push('-');
-                text.push_str(&last.to_string());
+                write!(text, "-{last}")?;
             }
         }
         f.pad(&text)

@@ -181,7 +181,7 @@ async fn a_new_leader_warms_up_before_it_calls_anyone_silent() {
     member.lead(led_by_us(2));
     pass(6).await;
     assert_eq!(liveness(&member), Liveness::Alive);
-    pass(3).await;
+    pass(4).await;
     assert_eq!(liveness(&member), Liveness::Suspect);
 }
 

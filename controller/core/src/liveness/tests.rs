@@ -39,8 +39,9 @@ const H1: u32 = 1;
 fn a_new_leader_gives_every_host_the_time_of_one_that_was_just_heard_of() {
     let view = view(&[(H1, Liveness::Alive)]);
     let mut table = Table::new(Millis::seconds(100));
-    assert_eq!(look_until(&mut table, &view, 100, 106), []);
-    assert_eq!(look_until(&mut table, &view, 107, 107), [(host_uid(1), Liveness::Suspect)]);
+    let suspect = 100 + SUSPECT_AFTER.0 / 1000;
+    assert_eq!(look_until(&mut table, &view, 100, suspect - 1), []);
+    assert_eq!(look_until(&mut table, &view, suspect, suspect), [(host_uid(1), Liveness::Suspect)]);
 }
 
 #[test]
@@ -76,9 +77,10 @@ fn silence_makes_a_host_suspect_then_lost_and_one_word_makes_it_alive() {
 fn each_host_is_counted_for_itself() {
     let view = view(&[(1, Liveness::Alive), (2, Liveness::Alive)]);
     let mut table = Table::new(Millis(0));
-    for second in 0..=8 {
+    let suspect = SUSPECT_AFTER.0 / 1000;
+    for second in 0..=suspect + 1 {
         table.heard(host_uid(2), Millis::seconds(second));
-        let expected: &[_] = if second >= 7 { &[(host_uid(1), Liveness::Suspect)] } else { &[] };
+        let expected: &[_] = if second >= suspect { &[(host_uid(1), Liveness::Suspect)] } else { &[] };
         assert_eq!(told(table.transitions(&view, Millis::seconds(second))), expected, "second {second}");
     }
 }
