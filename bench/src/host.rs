@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use berth_host::backend::DomainSeen;
 use berth_host::clock::{BootTime, Now};
+use berth_host::float::Shared;
 use berth_host::history::History;
 use berth_host::ledger::Ledger;
 use berth_host::plan::{HostDesired, HostObserved, HostPlan, Permission, Scan, plan};
 use berth_host::step::Mark;
-use berth_model::host::{NodeId, ThreadId};
+use berth_model::host::{AcceleratorReport, CoreId, Inventory, NodeId, Thread, ThreadId, Topology};
 use berth_model::image::{ImageOnHost, ImageRef, Sha256Digest};
 use berth_model::placement::Rules;
 use berth_model::session::{DesiredEntry, Present};
@@ -97,6 +98,7 @@ fn plans(rounds: u32) -> Result<Series> {
     let accepted = ledger.accept_set(&told);
     ensure!(accepted.changed.len() == told.len(), "the ledger does not take the entries");
     let images = BTreeMap::from([(image()?.sha256, ImageOnHost::Verified { virtual_size: Bytes::gib(2) })]);
+    let inventory = inventory();
     let now = Now { boot: BootTime::from_millis(1000), wall: Timestamp::from_millis(1_800_000_000_000) };
     let permission = Permission { until: Some(BootTime::from_millis(11_000)), confirmed: true };
     let domains: Vec<_> = told.iter().filter_map(running).collect();
@@ -106,8 +108,14 @@ fn plans(rounds: u32) -> Result<Series> {
     for (seen, steps) in [(Vec::new(), VMS as usize), (domains, 0)] {
         let scan = Scan::new(1, Some(cluster()?), seen);
         let desired =
-            HostDesired { cluster: Some(cluster()?), entries: ledger.entries(), user_data: &user_data, permission };
-        let observed = HostObserved { scan: Some(&scan), images: Some(&images), accelerator: Some(Accelerator::Kvm) };
+            HostDesired {
+                cluster: Some(cluster()?),
+                entries: ledger.entries(),
+                orphaned: ledger.orphaned(),
+                user_data: &user_data,
+                permission,
+            };
+        let observed = HostObserved { scan: Some(&scan), images: Some(&images), inventory: Some(&inventory) };
         let history = History { journals: &journals, progress: &progress };
         for _ in 0..rounds {
             let began = Instant::now();
@@ -117,6 +125,26 @@ fn plans(rounds: u32) -> Result<Series> {
         }
     }
     Ok(spans.into_iter().collect())
+}
+
+/// A machine of two sockets with 32 cores of two threads each.
+fn inventory() -> Inventory {
+    let thread = |id: u32| {
+        let core = id % 64;
+        let socket = core / 32;
+        Thread { id: ThreadId(id), core: CoreId(core), socket, node: NodeId(socket), cache: socket }
+    };
+    let topology = Topology { threads: (0..128).map(thread).collect() };
+    Inventory {
+        reserve: topology.host_reserve(2),
+        topology,
+        memory: Vec::new(),
+        hugepages: Vec::new(),
+        devices: Vec::new(),
+        accelerator: AcceleratorReport { accelerator: Accelerator::Kvm, failed_step: None, detail: None },
+        versions: Vec::new(),
+        overlap: false,
+    }
 }
 
 fn cluster() -> Result<ClusterId> {
@@ -181,7 +209,8 @@ fn running(entry: &DesiredEntry) -> Option<DomainSeen> {
         restart_count: 0,
     };
     let (state, accelerator) = (DomainState::Running, Accelerator::Kvm);
-    Some(DomainSeen { mark, state, accelerator, since: None, degraded: Vec::new() })
+    let floats = Shared::new(&inventory(), []).place(&present.assignment.resources);
+    Some(DomainSeen { mark, state, accelerator, since: None, floats, is_read_back: true, degraded: Vec::new() })
 }
 
 #[cfg(test)]

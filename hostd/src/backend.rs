@@ -42,6 +42,7 @@ pub struct HostBackend {
     volumes: Volumes,
     seeds: Seeds,
     vnc: PathBuf,
+    io_uring: bool,
     capabilities: Mutex<Option<(Accelerator, Arc<Capabilities>)>>,
     stop: AtomicBool,
 }
@@ -56,6 +57,7 @@ impl HostBackend {
             volumes: Volumes::open(&folders.volumes)?,
             seeds: Seeds::open(&folders.seeds)?,
             vnc: folders.vnc.clone(),
+            io_uring: berth_hostsys::io_uring::works(Path::new("/")),
             capabilities: Mutex::new(None),
             stop: AtomicBool::new(false),
         })
@@ -135,6 +137,7 @@ impl HostBackend {
             disk: self.volumes.path(vm),
             base: Some(BaseImage { path: base.path, format }),
             direct_io: self.volumes.direct_io_works()?,
+            io_uring: self.io_uring,
             seed: Some(self.seeds.path(vm)),
             vnc_socket: Some(self.vnc_socket(vm)),
             // QEMU would append without bound; consoles are read live.
@@ -174,6 +177,8 @@ impl Backend for HostBackend {
             Step::Start(domain) => self.start(domain),
             Step::Shutdown(vm) => self.libvirt.shutdown(*vm),
             Step::ForceOff(vm) => self.libvirt.force_off(*vm),
+            Step::Repin { vm, floats } => self.libvirt.repin(*vm, floats),
+            Step::ReadBack(vm) => self.libvirt.read_back(*vm),
             Step::Remove { vm, with_disk } => self.remove(*vm, *with_disk),
         }
     }

@@ -75,6 +75,17 @@ pub struct Config {
     /// Pages of 2 MiB that the kernel is asked for at start, over the whole host. Default: whatever is there stays.
     #[serde(default)]
     pub hugepages_2m: Option<u64>,
+    /// Pages of 1 GiB that the kernel is asked for at start, over the whole host. Default: whatever is there stays. A kernel
+    /// that runs for long finds few: `hugepagesz=1G hugepages=N` on its command line gives them for certain.
+    #[serde(default)]
+    pub hugepages_1g: Option<u64>,
+    /// Whether the kernel merges pages that are alike, of VMs of the template density alone. It saves memory, costs a part of
+    /// a CPU, and lets a guest find out what its neighbours hold in memory. Default: whatever is set stays.
+    #[serde(default)]
+    pub merge_pages: Option<bool>,
+    /// Whether guest memory may be swapped. Default: no; a host with swap then says so by a condition.
+    #[serde(default)]
+    pub swap: bool,
     /// PCI devices that VMs may be given, each by its address (`0000:3b:00.0`) or all of one kind (`10de:2204`). Default:
     /// none. The devices must be in IOMMU groups in which everything else is named too.
     #[serde(default, deserialize_with = "texts")]

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use berth_hostsys::kvm::Preflight;
-use berth_hostsys::{hugepages, memory, pci, topology};
+use berth_hostsys::{hugepages, memory, merging, pci, topology};
 use berth_model::condition::{Condition, ConditionStatus};
 use berth_model::host::{HugepagePool, Inventory, NodeMemory, Topology};
 use berth_model::vm::Accelerator;
@@ -38,12 +38,21 @@ pub fn gather(config: &Config, preflight: &Preflight, now: Timestamp) -> Result<
             if let Some(total) = config.hugepages_2m {
                 hugepages::ensure(root, PageSize::Huge2M, total)?;
             }
+            if let Some(total) = config.hugepages_1g {
+                hugepages::ensure(root, PageSize::Huge1G, total)?;
+            }
+            if let Some(run) = config.merge_pages {
+                merging::set(root, run)?;
+            }
             let pools: Vec<_> = hugepages::read(root)?.into_iter().filter(|pool| pool.total > 0).collect();
             let memory = memory::ordinary(&memory::read(root)?, &pools, config.host_memory);
             (whole, pools, memory, config.hugepages_2m)
         }
     };
+    let wanted = [(PageSize::Huge2M, wanted), (PageSize::Huge1G, config.hugepages_1g)];
     let mut conditions = vec![kvm_usable(preflight, now), hugepages_ready(&pools, wanted, now)];
+    conditions.push(swap_off(&memory::swaps(root)?, config.swap, now));
+    conditions.extend(merging::read(root)?.map(|merging| pages_merged(merging.runs, now)));
     if let Some(slice) = &config.lab_slice {
         conditions.push(shared_machine(slice, now));
     }
@@ -102,20 +111,52 @@ fn kvm_usable(preflight: &Preflight, since: Timestamp) -> Condition {
     condition("KvmUsable", usable, reason, message, since)
 }
 
-fn hugepages_ready(pools: &[HugepagePool], wanted: Option<u64>, since: Timestamp) -> Condition {
-    let given: u64 = pools.iter().filter(|pool| pool.page == PageSize::Huge2M).map(|pool| pool.total).sum();
-    match wanted {
-        Some(wanted) if given < wanted => {
-            let message = format!(
-                "{wanted} pages of 2MiB are configured and the kernel gave {given}; memory may be in pieces: restart the \
-                 machine, or ask for fewer in hugepages_2m"
-            );
-            condition("HugepagesReady", false, "FewerThanConfigured", message, since)
+fn hugepages_ready(pools: &[HugepagePool], wanted: [(PageSize, Option<u64>); 2], since: Timestamp) -> Condition {
+    let given = |page| pools.iter().filter(|pool| pool.page == page).map(|pool| pool.total).sum::<u64>();
+    let short = wanted.into_iter().find_map(|(page, wanted)| {
+        let wanted = wanted.filter(|wanted| given(page) < *wanted)?;
+        Some((page, wanted))
+    });
+    let Some((page, wanted)) = short else {
+        let message = match (given(PageSize::Huge2M), given(PageSize::Huge1G)) {
+            (small, 0) => format!("{small} pages of 2MiB are there"),
+            (small, large) => format!("{small} pages of 2MiB and {large} of 1GiB are there"),
+        };
+        return condition("HugepagesReady", true, "AsConfigured", message, since);
+    };
+    let (given, setting) = (given(page), if page == PageSize::Huge1G { "hugepages_1g" } else { "hugepages_2m" });
+    let message = format!(
+        "{wanted} pages of {page} are configured and the kernel gave {given}; memory may be in pieces: restart the machine, \
+         or ask for fewer in {setting}"
+    );
+    condition("HugepagesReady", false, "FewerThanConfigured", message, since)
+}
+
+/// What is promised to a guest is memory, not a place on a disk.
+fn swap_off(swaps: &[String], is_wanted: bool, since: Timestamp) -> Condition {
+    let on = swaps.join(", ");
+    match (swaps.is_empty(), is_wanted) {
+        (true, _) => condition("SwapOff", true, "NoSwap", "guest memory stays in memory".to_owned(), since),
+        (false, true) => {
+            condition("SwapOff", false, "AsConfigured", format!("guest memory may be swapped to {on}, as asked"), since)
         }
-        Some(_) | None => {
-            condition("HugepagesReady", true, "AsConfigured", format!("{given} pages of 2MiB are there"), since)
+        (false, false) => {
+            let message = format!(
+                "guest memory may be swapped to {on}: turn it off (`swapoff -a`, and in /etc/fstab), or say swap = true in \
+                 the daemon's configuration"
+            );
+            condition("SwapOff", false, "SwapIsOn", message, since)
         }
     }
+}
+
+fn pages_merged(runs: bool, since: Timestamp) -> Condition {
+    let (reason, message) = if runs {
+        ("Merging", "the kernel merges pages that are alike, of VMs of the template density")
+    } else {
+        ("NotMerging", "the kernel merges no pages; merge_pages = true in the daemon's configuration lets it")
+    };
+    condition("PagesMerged", runs, reason, message.to_owned(), since)
 }
 
 fn devices_ready(count: usize, problems: &[String], since: Timestamp) -> Condition {
@@ -176,6 +217,9 @@ mod tests {
             write(&format!("{folder}/hugepages/hugepages-2048kB/nr_hugepages"), "100\n");
         }
         write("proc/meminfo", "MemTotal:        8388608 kB\n");
+        write("proc/swaps", "Filename\tType\tSize\tUsed\tPriority\n");
+        write("sys/kernel/mm/ksm/run", "0\n");
+        write("sys/kernel/mm/ksm/pages_sharing", "0\n");
         root
     }
 
@@ -237,6 +281,32 @@ mod tests {
         let condition = find(&facts, "HugepagesReady");
         assert_eq!(condition.status, ConditionStatus::False);
         assert!(condition.message.contains("500") && condition.message.contains("gave 200"), "{}", condition.message);
+    }
+
+    #[test]
+    fn swap_is_told_unless_there_is_none() {
+        let root = machine();
+        assert_eq!(find(&facts_of(root.path(), "", ""), "SwapOff").status, ConditionStatus::True);
+        let swaps = "Filename\tType\tSize\tUsed\tPriority\n/dev/vdb partition 1 0 -2\n/swap file 1 0 -3\n";
+        fs::write(root.path().join("proc/swaps"), swaps).unwrap();
+        let facts = facts_of(root.path(), "", "");
+        let condition = find(&facts, "SwapOff");
+        assert_eq!((condition.status, condition.reason.as_str()), (ConditionStatus::False, "SwapIsOn"));
+        assert!(condition.message.contains("/dev/vdb, /swap"), "{}", condition.message);
+        assert_eq!(find(&facts_of(root.path(), "swap = true", ""), "SwapOff").reason, "AsConfigured");
+    }
+
+    #[test]
+    fn pages_are_merged_as_configured_and_a_lab_leaves_the_machine_alone() {
+        let root = machine();
+        let run = || fs::read_to_string(root.path().join("sys/kernel/mm/ksm/run")).unwrap();
+        let status = |settings: &str, slice: &str| find(&facts_of(root.path(), settings, slice), "PagesMerged").status;
+        assert_eq!(status("merge_pages = true\nhost_cores = 0", &slice("2-3", 150)), ConditionStatus::False);
+        assert_eq!(run(), "0\n");
+        assert_eq!(status("merge_pages = true", ""), ConditionStatus::True);
+        assert_eq!(status("", ""), ConditionStatus::True, "what is set stays");
+        assert_eq!(status("merge_pages = false", ""), ConditionStatus::False);
+        assert_eq!(run(), "2");
     }
 
     #[test]

@@ -106,7 +106,7 @@ const REJECTIONS: [&str; 24] = [
     "TooMany",
 ];
 
-const STEPS: [&str; 5] = ["prepare", "start", "shutdown", "force-off", "remove"];
+const STEPS: [&str; 7] = ["prepare", "start", "shutdown", "force-off", "repin", "read-back", "remove"];
 const TO_HOST: [&str; 8] =
     ["Redirect", "Refuse", "Welcome", "DesiredSet", "DesiredDelta", "HeartbeatAck", "ReportAck", "Controllers"];
 const TO_CONTROLLER: [&str; 3] = ["Hello", "Heartbeat", "Report"];

@@ -322,12 +322,21 @@ impl Agent {
                         progress.trouble = None;
                     }
                     Step::ForceOff(_) => progress.trouble = None,
-                    Step::Shutdown(_) => {}
+                    Step::Repin { .. } => progress.misplaced = None,
+                    Step::Shutdown(_) | Step::ReadBack(_) => {}
                 }
             }
             Outcome::Failed(error) => {
                 progress.prepared = None;
-                progress.trouble = Some(trouble(error));
+                match &step {
+                    // It runs on, on its old threads.
+                    Step::Repin { .. } => progress.misplaced = Some(error.to_string()),
+                    // That it was not done is seen of the domain itself.
+                    Step::ReadBack(_) => {}
+                    Step::Prepare(_) | Step::Start(_) | Step::Shutdown(_) | Step::ForceOff(_) | Step::Remove { .. } => {
+                        progress.trouble = Some(trouble(error));
+                    }
+                }
                 let known_to_have_failed = match error {
                     BackendError::Failed { .. } => true,
                     BackendError::Unreachable { .. } => false,
@@ -339,7 +348,12 @@ impl Agent {
                     }
                     // The request is repeated anyway, and the grace runs on.
                     Step::Shutdown(_) => {}
-                    Step::Prepare(_) | Step::Start(_) | Step::ForceOff(_) | Step::Remove { .. } => {
+                    Step::Prepare(_)
+                    | Step::Start(_)
+                    | Step::ForceOff(_)
+                    | Step::Repin { .. }
+                    | Step::ReadBack(_)
+                    | Step::Remove { .. } => {
                         progress.stumble(now.boot);
                     }
                 }
@@ -461,6 +475,7 @@ impl Agent {
         HostDesired {
             cluster: self.ledger.cluster().map(|(cluster, ..)| cluster),
             entries: self.ledger.entries(),
+            orphaned: self.ledger.orphaned(),
             user_data: &self.user_data,
             permission: self.session.permission(),
         }
@@ -470,7 +485,7 @@ impl Agent {
         let observed = HostObserved {
             scan: self.scans.latest.as_ref(),
             images: self.images.as_ref(),
-            accelerator: self.inventory.as_ref().map(|inventory| inventory.accelerator.accelerator),
+            inventory: self.inventory.as_ref(),
         };
         let history = History { journals: self.ledger.journals(), progress: &self.progress };
         plan::plan(&self.desired(), &observed, &history, now)
@@ -495,7 +510,7 @@ impl Agent {
                     progress.taken_down = true;
                     None
                 }
-                Step::Remove { .. } => None,
+                Step::Repin { .. } | Step::ReadBack(_) | Step::Remove { .. } => None,
             };
             self.in_flight.insert(vm, InFlight { step: step.clone(), stamp });
             outputs.push(Output::Execute { step, before });

@@ -5,6 +5,7 @@
 use berth_model::vm::{Accelerator, DomainState};
 use berth_model::{Timestamp, VmUid};
 
+use crate::float::Floats;
 use crate::step::{Mark, Step};
 
 /// One domain that carries Berth's mark. Domains that do not are never shown to the brain (law 6).
@@ -18,7 +19,13 @@ pub struct DomainSeen {
     pub accelerator: Accelerator,
     /// When it came into this state, where the backend can tell.
     pub since: Option<Timestamp>,
-    /// What its definition lacks because this host's libvirt or QEMU cannot do it, a sentence each.
+    /// Where it may run, by its own definition, if its CPUs float.
+    pub floats: Option<Floats>,
+    /// Whether it was seen, since it was started, how far it runs as its definition says; of a domain that does not run it
+    /// means nothing.
+    pub is_read_back: bool,
+    /// What its definition lacks because this host's libvirt or QEMU cannot do it, and in what it runs otherwise than its
+    /// definition says; a sentence each.
     pub degraded: Vec<String>,
 }
 

@@ -21,6 +21,8 @@ pub enum UnderWay {
     Starting,
     /// [`Step::Shutdown`] or [`Step::ForceOff`].
     Stopping,
+    /// [`Step::Repin`] or [`Step::ReadBack`].
+    Tending,
     /// [`Step::Remove`].
     Removing,
 }
@@ -31,6 +33,7 @@ impl UnderWay {
         match step {
             Step::Prepare(_) | Step::Start(_) => Self::Starting,
             Step::Shutdown(_) | Step::ForceOff(_) => Self::Stopping,
+            Step::Repin { .. } | Step::ReadBack(_) => Self::Tending,
             Step::Remove { .. } => Self::Removing,
         }
     }
@@ -70,6 +73,8 @@ pub struct Progress {
     pub next_try: Option<BootTime>,
     /// What the last step that failed said: a reason and a sentence.
     pub trouble: Option<(String, String)>,
+    /// Why it could not be moved to other threads, while it runs and that is still wanted.
+    pub misplaced: Option<String>,
 }
 
 /// The longest pause after steps that failed in a row: what must go down or away is not left for long.
@@ -110,6 +115,7 @@ impl Progress {
             }
             None => {
                 self.asked = None;
+                self.misplaced = None;
                 if may_run && !shall_run {
                     self.trouble = None;
                 }

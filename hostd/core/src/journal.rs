@@ -172,6 +172,8 @@ mod tests {
             state,
             accelerator: Accelerator::Tcg,
             since: None,
+            floats: None,
+            is_read_back: true,
             degraded: vec![],
         }
     }

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod backend;
 pub mod clock;
+pub mod float;
 pub mod history;
 pub mod journal;
 pub mod ledger;

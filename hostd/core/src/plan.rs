@@ -8,6 +8,8 @@
 //!  Absent      running ──ForceOff──> defined ──Remove──> nothing seen ──look──> nothing left: gone
 //!  Halted      running ──Shutdown──(grace)──ForceOff──> stopped
 //!  Always      stopped ──(pause, image, permission)──Prepare──Start──> running
+//!              running on threads that others have ──Repin──> running on those that are left
+//!              running, not looked at since its start ──ReadBack──> running, what differs is known
 //!              running, restart asked ──(permission)──Shutdown──(grace)──ForceOff──> stopped
 //! ```
 //!
@@ -15,15 +17,18 @@
 //! or removes (law 5); a VM whose state is not known for certain is left alone (law 6); a domain that carries a higher
 //! stamp than our word is left alone (law 3).
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use berth_model::host::Inventory;
 use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::session::UserData;
-use berth_model::vm::{Accelerator, DomainState, RunStrategy, Tuning};
+use berth_model::vm::{DomainState, RunStrategy, budget};
 use berth_model::{ClusterId, Millis, VmUid};
 
 use crate::backend::DomainSeen;
 use crate::clock::{BootTime, Now};
+use crate::float::Shared;
 use crate::history::{History, Progress};
 use crate::journal::Journal;
 use crate::ledger::{Berth, Entry};
@@ -33,6 +38,11 @@ use crate::step::{DomainSpec, Mark, Step};
 pub const GRACE: Millis = Millis::seconds(30);
 /// How often the request is repeated within the grace: a guest that was still booting did not hear the first one.
 const ASK_AGAIN: Millis = Millis::seconds(10);
+
+/// Block devices of a domain: the disk and the seed.
+const DISKS: u32 = 2;
+/// Network cards that a domain has room for.
+const NICS: u32 = 1;
 
 /// The word by which a host may start domains (law 4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -57,6 +67,8 @@ pub struct HostDesired<'a> {
     pub cluster: Option<ClusterId>,
     /// The accepted entries, all of them on disk.
     pub entries: &'a BTreeMap<VmUid, Entry>,
+    /// What VMs were given whose entries left without an instruction and whose domains may be here.
+    pub orphaned: &'a BTreeMap<VmUid, Berth>,
     /// User data by VM, from this session.
     pub user_data: &'a BTreeMap<VmUid, UserData>,
     /// Whether domains may be started.
@@ -89,8 +101,8 @@ pub struct HostObserved<'a> {
     pub scan: Option<&'a Scan>,
     /// Image files; none before the folder was looked through.
     pub images: Option<&'a BTreeMap<Sha256Digest, ImageOnHost>>,
-    /// What runs guest code here; none before that is known.
-    pub accelerator: Option<Accelerator>,
+    /// What the host is; none before that is known.
+    pub inventory: Option<&'a Inventory>,
 }
 
 /// Something that hinders a VM.
@@ -134,6 +146,7 @@ pub fn plan(desired: &HostDesired<'_>, observed: &HostObserved<'_>, history: &Hi
     let mut plan = HostPlan::default();
     let Some(scan) = observed.scan else { return plan };
     let (no_journal, no_progress) = (Journal::default(), Progress::default());
+    let shared = OnceCell::new();
     for (vm, entry) in desired.entries {
         let case = Case {
             desired,
@@ -141,6 +154,7 @@ pub fn plan(desired: &HostDesired<'_>, observed: &HostObserved<'_>, history: &Hi
             seen: scan.domains.get(vm),
             journal: history.journals.get(vm).unwrap_or(&no_journal),
             progress: history.progress.get(vm).unwrap_or(&no_progress),
+            shared: &shared,
             now: now.boot,
         };
         if case.progress.under_way.is_some() || case.progress.looking || scan.number <= case.progress.stale_scans {
@@ -198,6 +212,8 @@ struct Case<'a> {
     seen: Option<&'a DomainSeen>,
     journal: &'a Journal,
     progress: &'a Progress,
+    /// What is left of the host for VMs that float; made when first needed.
+    shared: &'a OnceCell<Shared>,
     now: BootTime,
 }
 
@@ -261,6 +277,7 @@ impl Case<'_> {
             && is_active(seen.state)
         {
             if seen.mark.restart_count >= berth.restart_count {
+                self.tend(berth, seen, plan);
                 return;
             }
             // To take it down without the right to start it again would turn a restart into a stop.
@@ -279,17 +296,63 @@ impl Case<'_> {
             plan.note(berth.vm, "AwaitsPermission", awaits("it is started"));
             return;
         }
-        let (Some(cluster), Some(accelerator)) = (self.desired.cluster, self.observed.accelerator) else { return };
+        let (Some(cluster), Some(inventory)) = (self.desired.cluster, self.observed.inventory) else { return };
         if let Some((reason, message)) = self.image_trouble(berth) {
             plan.note(berth.vm, reason, message);
             return;
         }
-        let domain = Box::new(domain(berth, cluster, accelerator, self.desired.user_data.get(&berth.vm).cloned()));
+        let domain = Box::new(DomainSpec {
+            mark: Mark {
+                cluster,
+                vm: berth.vm,
+                project: berth.project.clone(),
+                name: berth.name.clone(),
+                stamp: berth.stamp,
+                restart_count: berth.restart_count,
+            },
+            cpus: berth.cpus,
+            memory: berth.memory,
+            page: berth.tuning.pages,
+            performance: berth.performance,
+            queues: budget::queues(berth.cpus, DISKS, NICS, asked_devices(berth)).unwrap_or(1),
+            dedicated_iothreads: berth.tuning.dedicated_iothreads,
+            cpu_shape: berth.tuning.cpu_shape,
+            resources: berth.resources.clone(),
+            floats: self.shared(inventory).place(&berth.resources),
+            image: berth.image,
+            disk_size: berth.disk_size,
+            accelerator: inventory.accelerator.accelerator,
+            user_data: self.desired.user_data.get(&berth.vm).cloned(),
+        });
         plan.steps.push(if self.progress.prepared.as_ref() == Some(&domain) {
             Step::Start(domain)
         } else {
             Step::Prepare(domain)
         });
+    }
+
+    /// What is left of the host for VMs that float, whoever else is here, up or down: a VM that is down may be started at
+    /// any moment.
+    fn shared(&self, inventory: &Inventory) -> &Shared {
+        self.shared.get_or_init(|| {
+            let present = self.desired.entries.values().filter_map(|entry| match entry {
+                Entry::Present(berth) => Some(&berth.resources),
+                Entry::Absent(_) => None,
+            });
+            Shared::new(inventory, present.chain(self.desired.orphaned.values().map(|berth| &berth.resources)))
+        })
+    }
+
+    /// A running VM that floats is kept off the threads that others have for themselves; and of each it is known how far it
+    /// runs as it was asked.
+    fn tend(&self, berth: &Berth, seen: &DomainSeen, plan: &mut HostPlan) {
+        let wanted = self.observed.inventory.and_then(|inventory| self.shared(inventory).place(&berth.resources));
+        let misplaced = wanted.filter(|wanted| seen.floats.as_ref().is_some_and(|held| held != wanted));
+        if let Some(floats) = misplaced {
+            plan.steps.push(Step::Repin { vm: berth.vm, floats });
+        } else if !seen.is_read_back {
+            plan.steps.push(Step::ReadBack(berth.vm));
+        }
     }
 
     fn image_trouble(&self, berth: &Berth) -> Option<(&'static str, String)> {
@@ -314,36 +377,8 @@ fn awaits(what: &str) -> String {
     format!("{what} once a controller confirms that this host may start VMs")
 }
 
-fn domain(berth: &Berth, cluster: ClusterId, accelerator: Accelerator, user_data: Option<UserData>) -> DomainSpec {
-    let Berth {
-        vm,
-        stamp,
-        project,
-        name,
-        cpus,
-        memory,
-        performance: _,
-        tuning: Tuning { pages: page, cpu_shape, .. },
-        devices: _,
-        image_name: _,
-        image,
-        disk_size,
-        run: _,
-        resources,
-        restart_count,
-    } = berth.clone();
-    DomainSpec {
-        mark: Mark { cluster, vm, project, name, stamp, restart_count },
-        cpus,
-        memory,
-        page,
-        cpu_shape,
-        resources,
-        image,
-        disk_size,
-        accelerator,
-        user_data,
-    }
+fn asked_devices(berth: &Berth) -> u32 {
+    berth.devices.iter().fold(0, |sum, demand| sum.saturating_add(demand.count))
 }
 
 /// Domains of this cluster for which there is no entry.

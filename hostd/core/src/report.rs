@@ -150,6 +150,9 @@ pub fn derive(evidence: Evidence<'_>) -> VmReport {
         let epoch = seen.mark.stamp.epoch;
         degraded.push(format!("runs on the resources of its earlier placement {epoch} until it is restarted"));
     }
+    if let Some(why) = &progress.misplaced {
+        degraded.push(format!("its CPUs may still run on threads that other VMs have for themselves: {why}"));
+    }
     let at_ease = matches!(state, DomainState::Running | DomainState::Paused);
     VmReport::Seen(Observed {
         epoch: entry.stamp().epoch,
@@ -178,6 +181,8 @@ fn state(
     match progress.under_way {
         Some(UnderWay::Starting) => return DomainState::Starting,
         Some(UnderWay::Stopping) => return DomainState::Stopping,
+        // It runs meanwhile as it did before.
+        Some(UnderWay::Tending) => {}
         Some(UnderWay::Removing) => return DomainState::Stopped(stop_reason(entry, journal)),
         None => {}
     }

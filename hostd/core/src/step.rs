@@ -4,10 +4,11 @@
 
 use berth_model::image::Sha256Digest;
 use berth_model::session::UserData;
-use berth_model::vm::{Accelerator, CpuShape, Resources};
+use berth_model::vm::{Accelerator, CpuShape, Performance, Resources};
 use berth_model::{Bytes, ClusterId, Name, PageSize, Stamp, VmUid};
 
 use crate::clock::BootTime;
+use crate::float::Floats;
 
 /// Everything needed to make and run one VM's domain, taken from its accepted entry and the host's own state.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,10 +21,18 @@ pub struct DomainSpec {
     pub memory: Bytes,
     /// The pages it lies on.
     pub page: PageSize,
+    /// Its tuning template.
+    pub performance: Performance,
+    /// Queues of each of its virtio devices.
+    pub queues: u32,
+    /// IOThreads that have a host thread each for themselves; with none there is one that has not.
+    pub dedicated_iothreads: u32,
     /// How its CPUs look to it.
     pub cpu_shape: CpuShape,
     /// The exact threads and pages.
     pub resources: Resources,
+    /// Where it may run, if its CPUs float.
+    pub floats: Option<Floats>,
     /// What the disk starts as.
     pub image: Sha256Digest,
     /// The disk's size.
@@ -63,6 +72,16 @@ pub enum Step {
     Shutdown(VmUid),
     /// End the domain at once. Arises when the grace after [`Step::Shutdown`] is over, and for a deletion.
     ForceOff(VmUid),
+    /// Let a running VM whose CPUs float run on other threads. Arises when VMs that have threads for themselves came or went.
+    Repin {
+        /// Which.
+        vm: VmUid,
+        /// Where it may run from now on.
+        floats: Floats,
+    },
+    /// Compare how a VM runs with how it was to be started, and keep what differs. A start does that itself; it arises when a
+    /// VM runs of which that was not done, because the daemon died meanwhile or QEMU did not answer.
+    ReadBack(VmUid),
     /// Remove definition, seed and, if asked, disk of a VM that does not run. Arises for an `Absent` entry.
     Remove {
         /// Which.
@@ -83,7 +102,11 @@ impl Step {
     pub fn vm(&self) -> VmUid {
         match self {
             Self::Prepare(domain) | Self::Start(domain) => domain.mark.vm,
-            Self::Shutdown(vm) | Self::ForceOff(vm) | Self::Remove { vm, .. } => *vm,
+            Self::Shutdown(vm)
+            | Self::ForceOff(vm)
+            | Self::Repin { vm, .. }
+            | Self::ReadBack(vm)
+            | Self::Remove { vm, .. } => *vm,
         }
     }
 
@@ -94,6 +117,8 @@ impl Step {
             Self::Start(_) => "start",
             Self::Shutdown(_) => "shutdown",
             Self::ForceOff(_) => "force-off",
+            Self::Repin { .. } => "repin",
+            Self::ReadBack(_) => "read-back",
             Self::Remove { .. } => "remove",
         }
     }

@@ -61,7 +61,22 @@ pub(crate) fn welcome(term: u64) -> Welcome {
     }
 }
 
+/// The one VM whose CPUs float; all others are pinned, each to the thread of its number.
+pub(crate) const FLOATING: u8 = 2;
+
 pub(crate) fn present(number: u8, epoch: u64) -> Present {
+    let mut present = pinned(number, epoch);
+    if number == FLOATING {
+        present.spec.performance = Performance::Standard;
+        present.spec.tuning = Tuning::of(Performance::Standard);
+        present.assignment.resources.vcpus.clear();
+        present.assignment.resources.shared_cpu = 1000;
+        present.assignment.resources.memory = vec![NodePages { node: NodeId(0), page: PageSize::Small, count: 65536 }];
+    }
+    present
+}
+
+fn pinned(number: u8, epoch: u64) -> Present {
     Present {
         vm: vm(number),
         project: "default".parse().unwrap(),
@@ -129,7 +144,7 @@ pub(crate) fn mark(number: u8, epoch: u64) -> Mark {
 }
 
 pub(crate) fn seen(number: u8, epoch: u64, state: DomainState) -> DomainSeen {
-    DomainSeen { mark: mark(number, epoch), state, accelerator: Accelerator::Tcg, since: None, degraded: vec![] }
+    DomainSeen { mark: mark(number, epoch), state, accelerator: Accelerator::Tcg, since: None, floats: None, is_read_back: true, degraded: vec![] }
 }
 
 pub(crate) fn running(number: u8, epoch: u64) -> DomainSeen {

@@ -55,6 +55,8 @@ pub struct Capabilities {
     pub cpu_maximum: bool,
     /// Of virtio-blk disks.
     pub disk: DiskFeatures,
+    /// A balloon by which the guest gives free pages back and which yields when the guest runs out of memory.
+    pub balloon: bool,
     /// virtio-rng fed from a device file.
     pub rng: bool,
     /// VNC.
@@ -80,11 +82,14 @@ pub enum Trial {
     IoUring,
     /// A disk with two IOThreads.
     VirtqueueMapping,
+    /// A balloon that reports free pages.
+    Balloon,
 }
 
 impl Trial {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Queues, Self::Iothread, Self::NativeAio, Self::IoUring, Self::VirtqueueMapping];
+    pub const ALL: [Self; 6] =
+        [Self::Queues, Self::Iothread, Self::NativeAio, Self::IoUring, Self::VirtqueueMapping, Self::Balloon];
 
     /// What stands in QEMU's command line when the feature is there.
     const fn evidence(self) -> &'static str {
@@ -93,6 +98,7 @@ impl Trial {
             Self::Iothread => r#""iothread":"iothread1""#,
             Self::NativeAio => r#""aio":"native""#,
             Self::IoUring => r#""aio":"io_uring""#,
+            Self::Balloon => r#""free-page-reporting":true"#,
             Self::VirtqueueMapping => r#""iothread-vq-mapping":[{"iothread":"iothread1"}"#,
         }
     }
@@ -103,6 +109,7 @@ impl Trial {
         let driver = match self {
             Self::Queues => plain.attr("queues", 2),
             Self::Iothread => plain.attr("iothread", 1),
+            Self::Balloon => plain,
             Self::NativeAio => plain.attr("io", "native"),
             Self::IoUring => plain.attr("io", "io_uring"),
             Self::VirtqueueMapping => {
@@ -123,7 +130,7 @@ impl Trial {
             .child(Element::with_text("vcpu", 2))
             .child(Element::with_text("iothreads", 2))
             .child(Element::new("os").child(os_type("q35")))
-            .child(Element::new("devices").child(disk))
+            .child(Element::new("devices").child(disk).children((self == Self::Balloon).then(giving_balloon)))
             .render()
             .expect("no text in it comes from outside")
     }
@@ -197,6 +204,7 @@ impl Capabilities {
                 io_uring: stands(Trial::IoUring),
                 virtqueue_mapping: stands(Trial::VirtqueueMapping),
             },
+            balloon: stands(Trial::Balloon),
             rng: device_offers("rng", "model", "virtio") && device_offers("rng", "backendModel", "random"),
             vnc: device_offers("graphics", "type", "vnc"),
             // Before libvirt 8.8 the list does not exist, while unix channels always did.
@@ -233,6 +241,11 @@ impl Answers {
             Ok(Self { domain, host, trials })
         })
     }
+}
+
+/// A balloon that gives back what the guest does not use, and yields when the guest runs out of memory.
+pub(crate) fn giving_balloon() -> Element {
+    Element::new("memballoon").attr("model", "virtio").attr("autodeflate", "on").attr("freePageReporting", "on")
 }
 
 pub(crate) const fn domain_type(accelerator: Accelerator) -> &'static str {

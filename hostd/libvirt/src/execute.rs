@@ -6,15 +6,20 @@
 use std::time::Duration;
 
 use berth_host::backend::{BackendError, DomainSeen};
+use berth_host::float::Floats;
 use berth_host::step::{DomainSpec, Mark};
+use berth_model::host::ThreadSet;
 use berth_model::{ClusterId, VmUid};
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt_sys as sys;
 
 use crate::capabilities::Capabilities;
+use crate::ffi;
+use crate::inspect::facts_of;
 use crate::link::{Connection, Link, prepare_process};
-use crate::mark;
+use crate::mark::{self, Marked};
+use crate::readback;
 use crate::scan::{self, DomainRead};
 use crate::xml::{self, DiskFiles, Rendered};
 
@@ -115,12 +120,49 @@ impl LibvirtBackend {
             match domain.create() {
                 Ok(_) => {
                     tracing::info!(vm.id = %wanted.vm, vm.name = %wanted.name, stamp = %wanted.stamp, "domain started");
+                    // It runs; if it cannot be looked at now, that is seen of its mark and made up for.
+                    if let Err(error) = read_back(&domain, &definition, &link, &what) {
+                        tracing::warn!(vm.id = %wanted.vm, %error, "how it runs could not be read back");
+                    }
                     Ok(())
                 }
                 Err(error) => Err(failed(&error)),
             }
         })?;
         Ok(rendered)
+    }
+
+    /// Compares how the domain runs with its definition, and keeps in its mark what differs. A VM that does not run, or is
+    /// not there: done.
+    pub fn read_back(&self, vm: VmUid) -> Result<(), BackendError> {
+        let (link, cluster) = (self.operations.clone(), self.options.cluster);
+        self.operations.call(OPERATION_LIMIT, move |connection| {
+            let what = format!("reading back how VM {vm} runs");
+            let Some(Found { domain, .. }) = find(connection, &link, cluster, vm, &what)? else { return Ok(()) };
+            let failed = |error: &Error| link.failure("ReadBackFailed", &what, error);
+            if !domain.is_active().map_err(|error| failed(&error))? {
+                return Ok(());
+            }
+            let definition = domain.get_xml_desc(sys::VIR_DOMAIN_XML_INACTIVE).map_err(|error| failed(&error))?;
+            read_back(&domain, &definition, &link, &what)
+        })
+    }
+
+    /// Lets a running VM whose CPUs float run on other threads, from now on and after its next start too. A VM that does
+    /// not run, or is not there: done.
+    pub fn repin(&self, vm: VmUid, floats: &Floats) -> Result<(), BackendError> {
+        let (vcpus, mut helpers) = (cpu_map(&floats.vcpus), cpu_map(&floats.helpers));
+        self.on_ours(vm, "RepinFailed", "moving to other threads", move |domain| {
+            let flags = sys::VIR_DOMAIN_AFFECT_LIVE | sys::VIR_DOMAIN_AFFECT_CONFIG;
+            for vcpu in 0..domain.get_vcpus_flags(0)? {
+                domain.pin_vcpu_flags(vcpu, &vcpus, flags)?;
+            }
+            domain.pin_emulator(&helpers, flags)?;
+            for (iothread, _) in ffi::iothread_pins(domain)? {
+                ffi::pin_iothread(domain, iothread, &mut helpers, flags)?;
+            }
+            Ok(())
+        })
     }
 
     /// Asks the guest to shut down by its power button. A VM that does not run, or is not there: done.
@@ -197,6 +239,42 @@ impl LibvirtBackend {
     }
 }
 
+/// Compares how a running domain of ours runs with this definition of it, and keeps in its mark what differs.
+fn read_back(domain: &Domain, definition: &str, link: &Link, what: &str) -> Result<(), BackendError> {
+    let odd = |why: String| BackendError::Failed { reason: "ReadBackFailed", what: what.to_owned(), why };
+    let facts = facts_of(domain).map_err(|unseen| unseen.into_backend(link, what))?;
+    let differs = readback::differences(definition, &facts).map_err(|error| odd(error.to_string()))?;
+    for sentence in &differs {
+        tracing::warn!(vm.id = domain.get_name().unwrap_or_default(), "runs otherwise than asked: {sentence}");
+    }
+    let document = roxmltree::Document::parse(definition).map_err(|error| odd(error.to_string()))?;
+    let marked = match Marked::read(document.root_element()) {
+        Some(Ok(marked)) => Marked { differs: Some(differs), ..marked },
+        Some(Err(error)) => return Err(odd(error.to_string())),
+        None => return Err(odd("its definition carries no mark".to_owned())),
+    };
+    let element = marked.replacement().render().map_err(|error| odd(error.to_string()))?;
+    let kind = sys::VIR_DOMAIN_METADATA_ELEMENT.cast_signed();
+    let flags = sys::VIR_DOMAIN_AFFECT_LIVE | sys::VIR_DOMAIN_AFFECT_CONFIG;
+    domain
+        .set_metadata(kind, Some(&element), Some("berth"), Some(mark::NAMESPACE), flags)
+        .map(drop)
+        .map_err(|error| link.failure("ReadBackFailed", what, &error))
+}
+
+/// A set of threads as libvirt takes it: one bit each, in as many bytes as are needed.
+fn cpu_map(threads: &ThreadSet) -> Vec<u8> {
+    let mut map = Vec::new();
+    for thread in threads.iter() {
+        let (byte, bit) = (thread.0 as usize / 8, thread.0 % 8);
+        if map.len() <= byte {
+            map.resize(byte + 1, 0);
+        }
+        map[byte] |= 1 << bit;
+    }
+    map
+}
+
 /// A domain of ours and what it says of itself.
 pub(crate) struct Found {
     pub(crate) domain: Domain,
@@ -227,7 +305,7 @@ pub(crate) fn find(
         }
     };
     match scan::read_domain(cluster, &xml) {
-        DomainRead::Ours(marked, _) => Ok(Some(Found { domain, mark: marked.mark })),
+        DomainRead::Ours(ours) => Ok(Some(Found { domain, mark: ours.marked.mark })),
         DomainRead::Foreign | DomainRead::Damaged(_) => Err(BackendError::Failed {
             reason: "ForeignDomain",
             what: what.to_owned(),

@@ -314,6 +314,21 @@ pub(crate) fn iothread_pins(domain: &Domain) -> Result<Vec<(u32, Cpus)>, Error> 
     Ok(pins)
 }
 
+/// Lets one IOThread run on these CPUs.
+pub(crate) fn pin_iothread(domain: &Domain, iothread: u32, cpus: &mut [u8], flags: u32) -> Result<(), Error> {
+    // SAFETY: `cpus` has as many bytes as is said, and libvirt only reads them.
+    let outcome = unsafe {
+        sys::virDomainPinIOThread(
+            domain.as_ptr(),
+            iothread,
+            cpus.as_mut_ptr(),
+            c_int::try_from(cpus.len()).unwrap_or(c_int::MAX),
+            flags as c_uint,
+        )
+    };
+    if outcome < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
 unsafe extern "C" {
     fn free(memory: *mut c_void);
 }

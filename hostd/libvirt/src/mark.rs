@@ -52,6 +52,8 @@ pub struct Marked {
     pub mark: Mark,
     /// What its definition lacks on this host, a sentence each.
     pub degraded: Vec<String>,
+    /// In what it runs otherwise than its definition says, a sentence each; none as long as nobody looked.
+    pub differs: Option<Vec<String>>,
 }
 
 /// A mark of ours that cannot be read; such a domain is treated as foreign.
@@ -74,9 +76,19 @@ pub enum MarkError {
 
 impl Marked {
     pub(crate) fn element(&self) -> Element {
+        let names = ["berth:vm", "berth:degraded", "berth:differs"];
+        self.fill(Element::new(names[0]).attr("xmlns:berth", NAMESPACE), names[1], names[2])
+    }
+
+    /// The same as libvirt wants it when it is to replace what a domain carries: it adds the namespace itself.
+    pub(crate) fn replacement(&self) -> Element {
+        self.fill(Element::new("vm"), "degraded", "differs")
+    }
+
+    fn fill(&self, element: Element, degraded: &'static str, differs: &'static str) -> Element {
         let Mark { cluster, vm, project, name, stamp, restart_count } = &self.mark;
-        Element::new("berth:vm")
-            .attr("xmlns:berth", NAMESPACE)
+        let found = self.differs.iter().flatten();
+        element
             .attr("cluster", cluster)
             .attr("uid", vm)
             .attr("project", project)
@@ -84,7 +96,9 @@ impl Marked {
             .attr("incarnation", stamp.incarnation)
             .attr("epoch", stamp.epoch)
             .attr("restarts", restart_count)
-            .children(self.degraded.iter().map(|sentence| Element::with_text("berth:degraded", sentence)))
+            .attr_if(self.differs.is_some(), "read-back", "yes")
+            .children(self.degraded.iter().map(|sentence| Element::with_text(degraded, sentence)))
+            .children(found.map(|sentence| Element::with_text(differs, sentence)))
     }
 
     /// Reads the mark out of a `<domain>` element. `None` when there is none: the domain is foreign.
@@ -102,12 +116,12 @@ impl Marked {
             stamp: Stamp { incarnation: Incarnation(field(vm, "incarnation")?), epoch: Epoch(field(vm, "epoch")?) },
             restart_count: field(vm, "restarts")?,
         };
-        let degraded = vm
-            .children()
-            .filter(|node| node.has_tag_name((NAMESPACE, "degraded")))
-            .filter_map(|node| node.text().map(str::to_owned))
-            .collect();
-        Ok(Self { mark, degraded })
+        let sentences = |name| -> Vec<String> {
+            let of_that_name = vm.children().filter(|node| node.has_tag_name((NAMESPACE, name)));
+            of_that_name.filter_map(|node| node.text().map(str::to_owned)).collect()
+        };
+        let is_read_back = vm.attribute("read-back") == Some("yes");
+        Ok(Self { mark, degraded: sentences("degraded"), differs: is_read_back.then(|| sentences("differs")) })
     }
 }
 
@@ -147,10 +161,13 @@ mod tests {
 
     #[test]
     fn a_mark_reads_back_as_it_was_written() {
-        let marked = Marked { mark: testing::mark(), degraded: vec!["a < b & \"c\"".to_owned()] };
-        let domain = Element::new("domain").child(Element::new("metadata").child(marked.element())).render().unwrap();
-        let document = roxmltree::Document::parse(&domain).unwrap();
-        assert_eq!(Marked::read(document.root_element()), Some(Ok(marked)));
+        for differs in [None, Some(vec![]), Some(vec!["one queue".to_owned(), "a > b".to_owned()])] {
+            let marked = Marked { mark: testing::mark(), degraded: vec!["a < b & \"c\"".to_owned()], differs };
+            let metadata = Element::new("metadata").child(marked.element());
+            let domain = Element::new("domain").child(metadata).render().unwrap();
+            let document = roxmltree::Document::parse(&domain).unwrap();
+            assert_eq!(Marked::read(document.root_element()), Some(Ok(marked)));
+        }
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! warning: what is not understood is not touched.
 
 use berth_host::backend::{BackendError, DomainSeen};
+use berth_host::float::Floats;
 use berth_model::ClusterId;
+use berth_model::host::ThreadSet;
 use berth_model::vm::{Accelerator, DomainState, StopReason};
-use roxmltree::{Document, ParsingOptions};
+use roxmltree::{Document, Node, ParsingOptions};
 use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt_sys as sys;
@@ -20,6 +22,17 @@ const LONGEST_XML: usize = 1 << 20;
 /// The most elements and attributes that are read of one definition.
 const MOST_NODES: u32 = 50_000;
 
+/// A domain of ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ours {
+    /// What it carries.
+    pub marked: Marked,
+    /// What runs its code.
+    pub accelerator: Accelerator,
+    /// Where it may run, if its CPUs float.
+    pub floats: Option<Floats>,
+}
+
 /// What a domain's definition says of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum DomainRead {
@@ -28,7 +41,7 @@ pub enum DomainRead {
     /// It carries a mark that cannot be read; to be treated as foreign, and told to people.
     Damaged(String),
     /// Ours.
-    Ours(Box<Marked>, Accelerator),
+    Ours(Box<Ours>),
 }
 
 /// Reads a definition: whether it is a domain of `cluster`, and whose.
@@ -53,7 +66,21 @@ pub fn read_domain(cluster: ClusterId, xml: &str) -> DomainRead {
         return DomainRead::Damaged(format!("name or UUID are not those of VM {vm}: a copy of its definition?"));
     }
     let accelerator = if domain.attribute("type") == Some("kvm") { Accelerator::Kvm } else { Accelerator::Tcg };
-    DomainRead::Ours(Box::new(marked), accelerator)
+    DomainRead::Ours(Box::new(Ours { marked, accelerator, floats: floats(domain) }))
+}
+
+/// Where a domain may run whose CPUs float: such a one is defined with a set of threads for all of its virtual CPUs, and
+/// may have been moved since then.
+fn floats(domain: Node<'_, '_>) -> Option<Floats> {
+    let set = |node: Node<'_, '_>| node.attribute("cpuset")?.parse::<ThreadSet>().ok();
+    let defined = set(mark::child(domain, "vcpu")?)?;
+    let tune = mark::child(domain, "cputune");
+    let pins = |name: &'static str| {
+        tune.into_iter().flat_map(|tune| tune.children()).filter(move |node| node.has_tag_name(name)).filter_map(set)
+    };
+    let moved: ThreadSet = pins("vcpupin").flat_map(|pin| pin.0).collect();
+    let helpers = pins("emulatorpin").chain(pins("iothreadpin")).flat_map(|pin| pin.0).collect();
+    Some(Floats { vcpus: if moved.is_empty() { defined } else { moved }, helpers })
 }
 
 /// The state of a domain in our words, from libvirt's state and reason.
@@ -111,9 +138,12 @@ fn look(domain: &Domain, cluster: ClusterId) -> Result<Option<DomainSeen>, Error
             );
             Ok(None)
         }
-        DomainRead::Ours(marked, accelerator) => {
-            let Marked { mark, degraded } = *marked;
-            Ok(Some(DomainSeen { mark, state: domain_state(state, reason), accelerator, since: None, degraded }))
+        DomainRead::Ours(ours) => {
+            let Ours { marked: Marked { mark, mut degraded, differs }, accelerator, floats } = *ours;
+            let state = domain_state(state, reason);
+            let is_read_back = differs.is_some();
+            degraded.extend(differs.into_iter().flatten());
+            Ok(Some(DomainSeen { mark, state, accelerator, since: None, floats, is_read_back, degraded }))
         }
     }
 }
@@ -132,9 +162,23 @@ mod tests {
     #[test]
     fn what_was_rendered_is_read_back_as_ours() {
         let read = read_domain("lab".parse().unwrap(), &rendered());
-        let DomainRead::Ours(marked, accelerator) = read else { panic!("{read:?}") };
-        assert_eq!(marked.mark, testing::mark());
-        assert_eq!(accelerator, Accelerator::Tcg);
+        let DomainRead::Ours(ours) = read else { panic!("{read:?}") };
+        assert_eq!(ours.marked.mark, testing::mark());
+        assert_eq!((ours.accelerator, ours.floats), (Accelerator::Tcg, None));
+    }
+
+    #[test]
+    fn where_a_floating_vm_may_run_is_read_from_its_definition_and_from_where_it_was_moved() {
+        let capabilities = testing::capabilities(Release::Libvirt11Qemu10, Accelerator::Tcg);
+        let spec = testing::floating(Accelerator::Tcg);
+        let xml = crate::xml::render(&spec, &testing::files(), &capabilities).unwrap().xml;
+        let floats = |xml: &str| match read_domain("lab".parse().unwrap(), xml) {
+            DomainRead::Ours(ours) => ours.floats,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(floats(&xml), spec.floats);
+        let moved = xml.replace("<cputune>", "<cputune><vcpupin vcpu='0' cpuset='5-6'/><vcpupin vcpu='1' cpuset='5-6'/>");
+        assert_eq!(floats(&moved).unwrap().vcpus.to_string(), "5-6");
     }
 
     #[test]

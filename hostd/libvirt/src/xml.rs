@@ -2,21 +2,23 @@
 //!
 //! Every setting of the high-performance template is here: pinned vCPUs, emulator and IOThread; guest memory on
 //! hugepages of the chosen NUMA nodes, mirrored as guest nodes when there is more than one; one virtio-blk queue per
-//! vCPU. What the host cannot do is left out and said in a sentence ([`Rendered::degraded`]), which travels in the
+//! vCPU, spread over the IOThreads that have a host thread for themselves. And of the high-density one: vCPUs float over
+//! the threads that no VM has for itself; pages that are alike may be merged; a balloon by which the guest gives back what
+//! it does not use. What the host cannot do is left out and said in a sentence ([`Rendered::degraded`]), which travels in the
 //! domain's metadata so that it is known again after a restart of the daemon.
 //!
 //! Deliberately absent: `<locked/>` (hugepages are not swapped, and the limit it needs is not always grantable),
-//! a balloon (it gives nothing back from hugepages), USB and tablet (their polling costs exits), default networks.
+//! a balloon for pinned VMs (it gives nothing back from hugepages), USB and tablet (their polling costs exits), default networks.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use berth_host::step::DomainSpec;
 use berth_model::host::{NodeId, PciAddress};
-use berth_model::vm::{Accelerator, CpuShape, NodePages};
+use berth_model::vm::{Accelerator, CpuShape, NodePages, Performance};
 use berth_model::{Bytes, PageSize};
 
-use crate::capabilities::{Capabilities, domain_type, os_type};
+use crate::capabilities::{Capabilities, domain_type, giving_balloon, os_type};
 use crate::element::{Element, ForbiddenCharacter};
 use crate::mark::{self, Marked};
 
@@ -56,6 +58,8 @@ pub struct DiskFiles {
     pub base: Option<BaseImage>,
     /// Whether `O_DIRECT` was seen to work where the disk lies.
     pub direct_io: bool,
+    /// Whether the kernel was seen to take `io_uring` requests.
+    pub io_uring: bool,
     /// The NoCloud seed, an ISO 9660 image.
     pub seed: Option<PathBuf>,
     /// Where VNC listens: a unix socket in a folder that only the daemon and QEMU may enter.
@@ -92,6 +96,17 @@ pub enum RenderError {
         /// What the pages come to.
         pages: Bytes,
     },
+    /// A VM whose vCPUs float without a place for them to float on, or one that has threads for itself with such a place.
+    #[error("the VM has {0} threads for itself, and it is said otherwise where its CPUs float")]
+    Floats(usize),
+    /// IOThreads that were to have a thread each for themselves.
+    #[error("{iothreads} IOThreads were asked for, and {threads} threads were chosen for them")]
+    IothreadCount {
+        /// IOThreads asked for.
+        iothreads: u32,
+        /// Threads chosen.
+        threads: usize,
+    },
     /// No threads for the emulator or the IOThread.
     #[error("no threads were chosen for the {0}")]
     NoThreads(&'static str),
@@ -109,8 +124,9 @@ pub fn render(spec: &DomainSpec, files: &DiskFiles, capabilities: &Capabilities)
     let mut degraded = Vec::new();
     let cells = guest_cells(spec, capabilities);
     let cpu = cpu(spec, &cells, capabilities, &mut degraded);
-    let devices = devices(spec, files, capabilities, &mut degraded)?;
-    let marked = Marked { mark: spec.mark.clone(), degraded };
+    let iothreads = Iothreads::of(spec, capabilities, &mut degraded);
+    let devices = devices(spec, files, capabilities, &iothreads, &mut degraded)?;
+    let marked = Marked { mark: spec.mark.clone(), degraded, differs: None };
     let mark::Marked { mark, .. } = &marked;
     let domain = Element::new("domain")
         .attr("type", domain_type(spec.accelerator))
@@ -119,11 +135,11 @@ pub fn render(spec: &DomainSpec, files: &DiskFiles, capabilities: &Capabilities)
         .child(Element::with_text("title", format_args!("{}/{}", mark.project, mark.name)))
         .child(Element::new("metadata").child(marked.element()))
         .child(Element::with_text("memory", spec.memory.0 / 1024).attr("unit", "KiB"))
-        .children(memory_backing(&cells))
+        .children(memory_backing(spec, &cells))
         .children(numa_tune(&cells, capabilities))
-        .child(Element::with_text("vcpu", spec.cpus).attr("placement", "static"))
-        .children(capabilities.disk.iothread.then(|| Element::with_text("iothreads", 1)))
-        .child(cpu_tune(spec, capabilities))
+        .child(vcpus(spec))
+        .children((iothreads.count > 0).then(|| Element::with_text("iothreads", iothreads.count)))
+        .child(cpu_tune(spec, &iothreads))
         .child(Element::new("os").child(os_type(&capabilities.machine)))
         .child(features(spec, capabilities))
         .child(cpu)
@@ -153,6 +169,13 @@ fn check(spec: &DomainSpec) -> Result<(), RenderError> {
     if !given {
         let pages = Bytes(u64::try_from(sum).unwrap_or(u64::MAX));
         return Err(RenderError::PageSum { memory: spec.memory, pages });
+    }
+    if floats != spec.floats.as_ref().is_some_and(|floats| !floats.vcpus.is_empty()) {
+        return Err(RenderError::Floats(resources.vcpus.len()));
+    }
+    let iothreads = spec.dedicated_iothreads;
+    if !floats && iothreads > 0 && resources.iothread.len() != iothreads as usize {
+        return Err(RenderError::IothreadCount { iothreads, threads: resources.iothread.len() });
     }
     for (what, threads) in [("emulator", &resources.emulator), ("IOThread", &resources.iothread)] {
         if threads.is_empty() {
@@ -198,20 +221,63 @@ fn guest_cells(spec: &DomainSpec, capabilities: &Capabilities) -> Vec<Cell> {
     cells
 }
 
-fn memory_backing(cells: &[Cell]) -> Option<Element> {
+/// The IOThreads of a domain and what of them its disks use.
+struct Iothreads {
+    /// None where QEMU offers none.
+    count: u32,
+    /// How many serve each disk: its queues are dealt out to them.
+    of_disk: u32,
+}
+
+impl Iothreads {
+    fn of(spec: &DomainSpec, capabilities: &Capabilities, degraded: &mut Vec<String>) -> Self {
+        let features = capabilities.disk;
+        if !features.iothread {
+            degraded.push("The disk has no IOThread: this host's QEMU offers none.".to_owned());
+            return Self { count: 0, of_disk: 0 };
+        }
+        let count = spec.dedicated_iothreads.max(1);
+        let useful = if features.queues { count.min(spec.queues) } else { 1 };
+        if useful > 1 && !features.virtqueue_mapping {
+            degraded.push(format!(
+                "One IOThread serves all queues of the disk instead of {useful}: to deal them out needs libvirt 10.0 and \
+                 QEMU 9.0."
+            ));
+            return Self { count, of_disk: 1 };
+        }
+        Self { count, of_disk: useful }
+    }
+}
+
+/// The vCPUs, and for those that float where they may.
+fn vcpus(spec: &DomainSpec) -> Element {
+    let element = Element::with_text("vcpu", spec.cpus).attr("placement", "static");
+    match &spec.floats {
+        Some(floats) => element.attr("cpuset", &floats.vcpus),
+        None => element,
+    }
+}
+
+/// Which pages there are under guest memory, and whether pages that are alike may be merged: only in a VM of which nobody
+/// was promised that it is alone with its memory, since merging costs time and tells neighbours apart by it.
+fn memory_backing(spec: &DomainSpec, cells: &[Cell]) -> Option<Element> {
     let mut sizes: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (at, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.page != PageSize::Small) {
         sizes.entry(cell.page.bytes().0 / 1024).or_default().push(at);
     }
+    let apart = match spec.performance {
+        Performance::High | Performance::Standard => Some(Element::new("nosharepages")),
+        Performance::Density => None,
+    };
     if sizes.is_empty() {
-        return None;
+        return apart.map(|apart| Element::new("memoryBacking").child(apart));
     }
     // Which guest nodes a size is for is said only where there are guest nodes to name.
     let pages = sizes.into_iter().map(|(kib, nodes)| {
         let page = Element::new("page").attr("size", kib).attr("unit", "KiB");
         page.attr_if(cells.len() > 1, "nodeset", list(&nodes))
     });
-    Some(Element::new("memoryBacking").child(Element::new("hugepages").children(pages)))
+    Some(Element::new("memoryBacking").child(Element::new("hugepages").children(pages)).children(apart))
 }
 
 /// Where memory must lie. Said only on hosts with more than one node: elsewhere there is nothing to choose.
@@ -228,18 +294,31 @@ fn numa_tune(cells: &[Cell], capabilities: &Capabilities) -> Option<Element> {
     Some(Element::new("numatune").child(whole).children(by_cell))
 }
 
-fn cpu_tune(spec: &DomainSpec, capabilities: &Capabilities) -> Element {
+fn cpu_tune(spec: &DomainSpec, iothreads: &Iothreads) -> Element {
     let resources = &spec.resources;
+    let (emulator, helpers) = match &spec.floats {
+        Some(floats) => (&floats.helpers, &floats.helpers),
+        None => (&resources.emulator, &resources.iothread),
+    };
+    // Each to a thread of its own where they were given some, or all to the same ones.
+    let own: Vec<_> = if spec.floats.is_none() && spec.dedicated_iothreads > 0 {
+        helpers.iter().map(|thread| thread.to_string()).collect()
+    } else {
+        Vec::new()
+    };
+    let iothreads = (0..iothreads.count).map(|at| {
+        let set = own.get(at as usize).cloned().unwrap_or_else(|| helpers.to_string());
+        Element::new("iothreadpin").attr("iothread", at + 1).attr("cpuset", set)
+    });
     let vcpus = resources
         .vcpus
         .iter()
         .enumerate()
         .map(|(vcpu, thread)| Element::new("vcpupin").attr("vcpu", vcpu).attr("cpuset", thread));
-    let iothread = Element::new("iothreadpin").attr("iothread", 1).attr("cpuset", &resources.iothread);
     Element::new("cputune")
         .children(vcpus)
-        .child(Element::new("emulatorpin").attr("cpuset", &resources.emulator))
-        .children(capabilities.disk.iothread.then_some(iothread))
+        .child(Element::new("emulatorpin").attr("cpuset", emulator))
+        .children(iothreads)
 }
 
 fn features(spec: &DomainSpec, capabilities: &Capabilities) -> Element {
@@ -308,6 +387,7 @@ fn devices(
     spec: &DomainSpec,
     files: &DiskFiles,
     capabilities: &Capabilities,
+    iothreads: &Iothreads,
     degraded: &mut Vec<String>,
 ) -> Result<Element, RenderError> {
     let model_none = |name: &'static str| Element::new(name).attr("model", "none");
@@ -334,7 +414,7 @@ fn devices(
     }
     Ok(Element::new("devices")
         .child(Element::with_text("emulator", &capabilities.emulator))
-        .child(main_disk(spec, files, capabilities, degraded)?)
+        .child(main_disk(spec, files, capabilities, iothreads, degraded)?)
         .children(seed)
         .child(model_none("controller").attr("type", "usb"))
         .child(serial(files)?)
@@ -343,7 +423,26 @@ fn devices(
         .children(vnc)
         .children(spec.resources.devices.iter().copied().map(passed_through))
         .children(capabilities.rng.then_some(rng))
-        .child(model_none("memballoon")))
+        .child(balloon(spec.performance, capabilities, degraded)))
+}
+
+/// How a VM gives memory back. Asked about its memory are all whose memory is not on hugepages of their own.
+fn balloon(performance: Performance, capabilities: &Capabilities, degraded: &mut Vec<String>) -> Element {
+    /// Seconds between two questions to the guest about its memory.
+    const ASK_EVERY: u32 = 10;
+    let asking = |balloon: Element| balloon.child(Element::new("stats").attr("period", ASK_EVERY));
+    match performance {
+        Performance::High => Element::new("memballoon").attr("model", "none"),
+        Performance::Standard => asking(Element::new("memballoon").attr("model", "virtio")),
+        Performance::Density if capabilities.balloon => asking(giving_balloon()),
+        Performance::Density => {
+            degraded.push(
+                "The guest gives no free pages back by itself: free page reporting needs libvirt 6.9 and QEMU 5.1."
+                    .to_owned(),
+            );
+            asking(Element::new("memballoon").attr("model", "virtio"))
+        }
+    }
 }
 
 /// A device of the host that the guest has for itself. Libvirt takes it from its driver before the start and gives it back
@@ -366,6 +465,7 @@ fn main_disk(
     spec: &DomainSpec,
     files: &DiskFiles,
     capabilities: &Capabilities,
+    iothreads: &Iothreads,
     degraded: &mut Vec<String>,
 ) -> Result<Element, RenderError> {
     let features = capabilities.disk;
@@ -375,23 +475,33 @@ fn main_disk(
             "The disk goes through the host's page cache (cache=writeback): direct I/O does not work in {folder}."
         ));
     }
-    if files.direct_io && !features.native_aio {
-        degraded.push("Disk I/O runs on helper threads: this host's QEMU was built without native AIO.".to_owned());
+    // Linux's own asynchronous I/O waits wherever the page cache is in between; io_uring does not.
+    let io = match (files.direct_io && features.native_aio, features.io_uring && files.io_uring) {
+        (true, _) => "native",
+        (false, true) => "io_uring",
+        (false, false) => "threads",
+    };
+    if io == "threads" {
+        let why = if features.io_uring { "the kernel refuses io_uring" } else { "this host's QEMU has no io_uring" };
+        let native = match (files.direct_io, features.native_aio) {
+            (false, _) => "native AIO needs direct I/O",
+            (true, _) => "this host's QEMU was built without native AIO",
+        };
+        degraded.push(format!("Disk I/O runs on helper threads: {native}, and {why}."));
     }
-    if !features.queues && spec.cpus > 1 {
-        degraded.push(format!("The disk has one queue instead of {}: this host's QEMU offers no more.", spec.cpus));
-    }
-    if !features.iothread {
-        degraded.push("The disk has no IOThread: this host's QEMU offers none.".to_owned());
+    if !features.queues && spec.queues > 1 {
+        degraded.push(format!("The disk has one queue instead of {}: this host's QEMU offers no more.", spec.queues));
     }
     let driver = Element::new("driver")
         .attr("name", "qemu")
         .attr("type", DiskFormat::Qcow2.name())
         .attr("cache", if files.direct_io { "none" } else { "writeback" })
-        .attr("io", if files.direct_io && features.native_aio { "native" } else { "threads" })
+        .attr("io", io)
         .attr("discard", "unmap")
-        .attr_if(features.iothread, "iothread", 1)
-        .attr_if(features.queues, "queues", spec.cpus);
+        .attr_if(iothreads.of_disk == 1, "iothread", 1)
+        .attr_if(features.queues, "queues", spec.queues);
+    let mapped = (1..=iothreads.of_disk).map(|id| Element::new("iothread").attr("id", id));
+    let driver = driver.children((iothreads.of_disk > 1).then(|| Element::new("iothreads").children(mapped)));
     let source = |path| Ok::<_, RenderError>(Element::new("source").attr("file", absolute(path)?));
     // The image stays its operator's: libvirt would make it QEMU's own, and that change would look like an altered file.
     let unowned = Element::new("seclabel").attr("model", "dac").attr("relabel", "no");

@@ -10,11 +10,15 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use berth_host::backend::BackendError;
+use berth_host::float::Floats;
+use berth_libvirt::inspect::{BalloonFacts, Facts};
 use berth_libvirt::{Console, DiskFiles, Event, Lifecycle, Watch};
-use berth_model::vm::{Accelerator, DomainState, StopReason};
+use berth_model::host::ThreadSet;
+use berth_model::vm::{Accelerator, CpuShape, DomainState, Performance, StopReason};
 use berth_model::{Bytes, Epoch, PageSize, VmUid};
 use virt::connect::Connect;
 use virt::domain::Domain;
+use virt_sys as sys;
 
 use host::{Host, TestVm, pages};
 
@@ -148,6 +152,111 @@ fn guest_memory_lies_on_hugepages() {
     vm.start();
     assert_eq!(vm.backend.inspect(vm.uid()).unwrap().hugepages, Bytes::mib(64));
     vm.backend.force_off(vm.uid()).unwrap();
+}
+
+/// Makes a VM of the test's a floating one of this template.
+fn afloat(vm: &mut host::TestVm, performance: Performance) {
+    vm.spec.performance = performance;
+    vm.spec.resources.vcpus.clear();
+    vm.spec.resources.shared_cpu = 2000;
+    vm.spec.floats = Some(Floats { vcpus: "0-1".parse().unwrap(), helpers: "0".parse().unwrap() });
+}
+
+fn pins(facts: &Facts) -> (Vec<String>, Vec<String>) {
+    let text = |sets: &[ThreadSet]| sets.iter().map(ToString::to_string).collect();
+    (text(&facts.vcpus), text(&facts.cpu.allowed))
+}
+
+/// `TestVm::start` looks that nothing was left out and nothing runs otherwise than asked; here what was asked is spelt out.
+#[test]
+fn each_template_runs_as_it_promises() {
+    let host = Host::embedded();
+    let _pages = host.add_hugepages(32);
+    let all = |text: &str| vec![text.to_owned(); 2];
+
+    let mut high = host.vm("high");
+    high.spec.page = PageSize::Huge2M;
+    high.spec.resources.memory = pages(PageSize::Huge2M, high.spec.memory);
+    high.spec.resources.iothread = "0-1".parse().unwrap();
+    high.spec.dedicated_iothreads = 2;
+    high.spec.cpu_shape = CpuShape::Sockets;
+    high.start();
+    let facts = high.backend.inspect(high.uid()).unwrap();
+    assert_eq!(pins(&facts), (vec!["1".to_owned(), "0".to_owned()], vec!["1".to_owned(), "0".to_owned()]));
+    assert_eq!(facts.iothreads, [(1, "0".parse().unwrap()), (2, "1".parse().unwrap())]);
+    let disk = &facts.disks[0];
+    assert_eq!((disk.queues, disk.direct, disk.aio.as_deref()), (Some(2), true, Some("native")));
+    assert_eq!(disk.mapped, ["iothread1", "iothread2"], "a queue for each");
+    assert_eq!((facts.hugepages, facts.cpu.topology), (Bytes::mib(64), (2, 1, 1)));
+    assert!(facts.memory.iter().all(|part| !part.merge) && facts.balloon.is_none(), "{facts:#?}");
+    high.backend.force_off(high.uid()).unwrap();
+
+    let mut standard = host.vm("standard");
+    afloat(&mut standard, Performance::Standard);
+    standard.start();
+    let facts = standard.backend.inspect(standard.uid()).unwrap();
+    assert_eq!((pins(&facts), facts.emulator.to_string()), ((all("0-1"), all("0-1")), "0".to_owned()));
+    assert!(facts.memory.iter().all(|part| !part.merge), "{facts:#?}");
+    assert_eq!(facts.balloon, Some(BalloonFacts { reports_free_pages: false, yields: false }));
+    standard.backend.force_off(standard.uid()).unwrap();
+
+    let mut density = host.vm("density");
+    afloat(&mut density, Performance::Density);
+    density.files.direct_io = false;
+    density.backend.start(&density.spec, &density.files, &host.capabilities).unwrap();
+    let facts = density.backend.inspect(density.uid()).unwrap();
+    assert!(facts.memory.iter().all(|part| part.merge), "{facts:#?}");
+    assert_eq!(facts.balloon, Some(BalloonFacts { reports_free_pages: true, yields: true }));
+    assert_eq!((facts.disks[0].direct, facts.disks[0].aio.as_deref()), (false, Some("io_uring")));
+    let seen = density.backend.scan().unwrap();
+    let seen = seen.iter().find(|seen| seen.mark.vm == density.uid()).unwrap();
+    assert!(seen.is_read_back && seen.degraded.len() == 1, "only direct I/O was not to be had: {:#?}", seen.degraded);
+}
+
+#[test]
+fn a_vm_that_floats_is_moved_to_other_threads_while_it_runs() {
+    let host = Host::embedded();
+    let mut vm = host.vm("afloat");
+    afloat(&mut vm, Performance::Density);
+    vm.start();
+    let floats = || vm.backend.scan().unwrap().into_iter().find(|seen| seen.mark.vm == vm.uid()).unwrap().floats;
+    assert_eq!(floats(), vm.spec.floats, "as it was started");
+    let moved = Floats { vcpus: "1".parse().unwrap(), helpers: "0-1".parse().unwrap() };
+    vm.backend.repin(vm.uid(), &moved).unwrap();
+    assert_eq!(floats(), Some(moved.clone()));
+    let facts = vm.backend.inspect(vm.uid()).unwrap();
+    let there = || vec!["1".to_owned(); 2];
+    assert_eq!((pins(&facts), facts.emulator.to_string()), ((there(), there()), "0-1".to_owned()));
+    assert_eq!(facts.iothreads, [(1, "0-1".parse().unwrap())]);
+    vm.backend.read_back(vm.uid()).unwrap();
+    let seen = vm.backend.scan().unwrap().into_iter().find(|seen| seen.mark.vm == vm.uid()).unwrap();
+    assert_eq!(seen.degraded, Vec::<String>::new(), "its definition moved with it");
+    vm.backend.force_off(vm.uid()).unwrap();
+    vm.backend.repin(vm.uid(), &moved).expect("it does not run: nothing to do");
+}
+
+#[test]
+fn what_runs_otherwise_than_asked_is_told_and_kept_with_the_domain() {
+    let host = Host::embedded();
+    let vm = host.vm("bent");
+    vm.start();
+    let mut connect = Connect::open(Some(&host.uri)).unwrap();
+    let uuid = berth_libvirt::mark::domain_uuid(host::cluster(), vm.uid());
+    let domain = Domain::lookup_by_uuid_string(&connect, &uuid).unwrap();
+    domain.pin_vcpu_flags(0, &[1], sys::VIR_DOMAIN_AFFECT_LIVE).unwrap();
+    vm.backend.read_back(vm.uid()).unwrap();
+    // Another connection to libvirt, as after a restart of the daemon.
+    let seen = host.backend().scan().unwrap().into_iter().find(|seen| seen.mark.vm == vm.uid()).unwrap();
+    let told = [
+        "Threads of vCPU 0 by libvirt: asked was 1, QEMU runs with 0.",
+        "Threads of vCPU 0 by the kernel: asked was 1, QEMU runs with 0.",
+    ];
+    assert_eq!(seen.degraded, told);
+    domain.pin_vcpu_flags(0, &[2], sys::VIR_DOMAIN_AFFECT_LIVE).unwrap();
+    vm.backend.read_back(vm.uid()).unwrap();
+    let seen = host.backend().scan().unwrap().into_iter().find(|seen| seen.mark.vm == vm.uid()).unwrap();
+    assert_eq!(seen.degraded, Vec::<String>::new(), "mended, it is told no more");
+    connect.close().unwrap();
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub struct Domain {
     pub state: DomainState,
     /// Since when, where somebody could tell.
     pub since: Option<Timestamp>,
+    /// Whether whoever started it saw to it how far it runs as it should.
+    pub is_read_back: bool,
 }
 
 /// Why a domain cannot be started on a machine.
@@ -151,6 +153,8 @@ impl Machine {
             state: domain.state,
             accelerator: domain.spec.accelerator,
             since: domain.since,
+            floats: domain.spec.floats.clone(),
+            is_read_back: domain.is_read_back,
             degraded: Vec::new(),
         };
         Ok(self.domains.values().map(seen).collect())
@@ -177,12 +181,23 @@ impl Machine {
                         why: obstacle.to_string(),
                     });
                 }
-                let domain = Domain { spec: DomainSpec::clone(spec), state: DomainState::Running, since: now };
+                let state = DomainState::Running;
+                let domain = Domain { spec: DomainSpec::clone(spec), state, since: now, is_read_back: true };
                 self.domains.insert(spec.mark.vm, domain);
             }
             // The request went out; what the guest makes of it is the guest's.
             Step::Shutdown(_) => {}
             Step::ForceOff(vm) => self.guest_ends(*vm, StopReason::Unknown, now),
+            Step::ReadBack(vm) => {
+                if let Some(domain) = self.domains.get_mut(vm).filter(|domain| is_active(domain.state)) {
+                    domain.is_read_back = true;
+                }
+            }
+            Step::Repin { vm, floats } => {
+                if let Some(domain) = self.domains.get_mut(vm).filter(|domain| is_active(domain.state)) {
+                    domain.spec.floats = Some(floats.clone());
+                }
+            }
             Step::Remove { vm, with_disk } => {
                 if self.is_active(*vm) {
                     return Err(BackendError::Failed {
@@ -290,6 +305,13 @@ impl Machine {
         }
     }
 
+    /// Whoever started this domain died, or heard no answer, before it could see how far it runs as it should.
+    pub fn is_not_read_back(&mut self, vm: VmUid) {
+        if let Some(domain) = self.domains.get_mut(&vm) {
+            domain.is_read_back = false;
+        }
+    }
+
     /// The definition of a domain is lost, and its guest with it. The disk stays.
     pub fn forget(&mut self, vm: VmUid) {
         self.domains.remove(&vm);
@@ -337,6 +359,10 @@ mod tests {
             cpus: spec.cpus,
             memory,
             page: spec.page_size(),
+            performance: spec.performance,
+            queues: spec.cpus,
+            dedicated_iothreads: 0,
+            floats: None,
             cpu_shape: spec.tuning.cpu_shape,
             resources: resources(&inventory, &spec, vcpus, 0),
             image: digest(1),

@@ -8,8 +8,10 @@ mod boot;
 mod error;
 mod files;
 pub mod hugepages;
+pub mod io_uring;
 pub mod kvm;
 pub mod memory;
+pub mod merging;
 pub mod pci;
 pub mod topology;
 

@@ -53,6 +53,17 @@ pub fn ordinary(totals: &[(NodeId, Bytes)], pools: &[HugepagePool], host_memory:
     left
 }
 
+/// Files and devices to which memory may be swapped at this moment.
+pub fn swaps(root: &Path) -> Result<Vec<String>, Error> {
+    let path = root.join("proc/swaps");
+    if !path.exists() {
+        return Ok(Vec::new()); // a kernel that cannot swap
+    }
+    let text = files::text(&path)?;
+    // The first line names the columns.
+    Ok(text.lines().skip(1).filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

@@ -11,7 +11,7 @@ use berth_libvirt::{LibvirtBackend, Options};
 use berth_model::host::{NodeId, ThreadId};
 use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::session::UserData;
-use berth_model::vm::{Accelerator, CpuShape, NodePages, Resources};
+use berth_model::vm::{Accelerator, CpuShape, NodePages, Performance, Resources};
 use berth_model::{Bytes, Epoch, Incarnation, PageSize, Stamp};
 
 const SECRET: &[u8] = b"#cloud-config\nhostname: web\n";
@@ -59,6 +59,10 @@ fn domain(image: Sha256Digest) -> Box<DomainSpec> {
         cpus: 1,
         memory: Bytes::mib(64),
         page: PageSize::Small,
+        performance: Performance::High,
+        queues: 1,
+        dedicated_iothreads: 0,
+        floats: None,
         cpu_shape: CpuShape::Cores,
         resources: Resources {
             vcpus: vec![ThreadId(0)],

@@ -123,6 +123,8 @@ impl Backend for Imagined {
                     state: DomainState::Running,
                     accelerator: Accelerator::Tcg,
                     since: None,
+                    floats: domain.floats.clone(),
+                    is_read_back: true,
                     degraded: vec![],
                 };
                 domains.insert(domain.mark.vm, seen);
@@ -130,6 +132,16 @@ impl Backend for Imagined {
             Step::Shutdown(vm) | Step::ForceOff(vm) => {
                 if let Some(domain) = domains.get_mut(vm) {
                     domain.state = DomainState::Stopped(StopReason::GuestShutdown);
+                }
+            }
+            Step::ReadBack(vm) => {
+                if let Some(domain) = domains.get_mut(vm) {
+                    domain.is_read_back = true;
+                }
+            }
+            Step::Repin { vm, floats } => {
+                if let Some(domain) = domains.get_mut(vm) {
+                    domain.floats = Some(floats.clone());
                 }
             }
             Step::Remove { vm, .. } => drop(domains.remove(vm)),

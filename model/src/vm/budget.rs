@@ -39,11 +39,42 @@ pub const fn passthrough_vectors(cpus: u32) -> u32 {
 /// number generator (0), the USB controller (1).
 pub const BASE_VECTORS: u32 = 3;
 
+const fn pci_slots(disks: u32, nics: u32, devices: u32) -> u32 {
+    disks + nics + devices + 4 + HOTPLUG_SLOTS
+}
+
+const fn msi_vectors(cpus: u32, queues: u32, disks: u32, nics: u32, devices: u32) -> u32 {
+    BASE_VECTORS
+        + disks * disk_vectors(queues)
+        + nics * nic_vectors(queues)
+        + devices * passthrough_vectors(cpus)
+        + pci_slots(disks, nics, devices)
+}
+
+/// Queues of each virtio device of a VM with so many CPUs and devices: one for each virtual CPU, halved until all vectors
+/// fit into [`MSI_VECTORS`]. None: they do not fit with one queue either.
+pub const fn queues(cpus: u32, disks: u32, nics: u32, devices: u32) -> Option<u32> {
+    let mut queues = if cpus == 0 {
+        1
+    } else if cpus > MOST_QUEUES {
+        MOST_QUEUES
+    } else {
+        cpus
+    };
+    while msi_vectors(cpus, queues, disks, nics, devices) > MSI_VECTORS {
+        if queues == 1 {
+            return None;
+        }
+        queues /= 2;
+    }
+    Some(queues)
+}
+
 impl VmSpec {
     /// PCI slots that its devices take, [`HOTPLUG_SLOTS`] included: each disk, card and passed-through device one, and
     /// four for the agent's port, the balloon, the random number generator and the USB controller.
     pub fn pci_slots(&self) -> u32 {
-        self.disk_count() + self.nic_count() + self.device_count() + 4 + HOTPLUG_SLOTS
+        pci_slots(self.disk_count(), self.nic_count(), self.device_count())
     }
 
     /// MSI vectors that its devices take: those of each device, and one of each root port.
@@ -51,23 +82,12 @@ impl VmSpec {
     /// Disks have a queue for each virtual CPU, cards a pair of queues for each, as long as there are vectors: beyond the
     /// budget a VM of many CPUs gets fewer queues, see [`VmSpec::queues`].
     pub fn msi_vectors(&self, queues: u32) -> u32 {
-        BASE_VECTORS
-            + self.disk_count() * disk_vectors(queues)
-            + self.nic_count() * nic_vectors(queues)
-            + self.device_count() * passthrough_vectors(self.cpus)
-            + self.pci_slots()
+        msi_vectors(self.cpus, queues, self.disk_count(), self.nic_count(), self.device_count())
     }
 
     /// Queues of each of its virtio devices: one for each virtual CPU, halved until all vectors fit into
     /// [`MSI_VECTORS`]. None: they do not fit with one queue either.
     pub fn queues(&self) -> Option<u32> {
-        let mut queues = self.cpus.clamp(1, MOST_QUEUES);
-        while self.msi_vectors(queues) > MSI_VECTORS {
-            if queues == 1 {
-                return None;
-            }
-            queues /= 2;
-        }
-        Some(queues)
+        queues(self.cpus, self.disk_count(), self.nic_count(), self.device_count())
     }
 }

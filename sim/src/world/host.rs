@@ -229,7 +229,7 @@ impl World {
         }
         for task in running.into_values() {
             if self.dice.percent(50) {
-                let _ = self.carry_out(number, &task);
+                self.carry_out_unheard(number, &task);
             }
         }
         // The store cuts off at its next opening what was torn.
@@ -415,7 +415,11 @@ impl World {
         let mut pause = match step {
             Step::Prepare(_) => self.dice.within(5..200),
             Step::Start(_) => self.dice.within(50..1500),
-            Step::Shutdown(_) | Step::ForceOff(_) | Step::Remove { .. } => self.dice.within(5..300),
+            Step::Shutdown(_)
+            | Step::ForceOff(_)
+            | Step::Repin { .. }
+            | Step::ReadBack(_)
+            | Step::Remove { .. } => self.dice.within(5..300),
         };
         if self.hosts[number].slow_disk > 0 {
             pause *= 8;
@@ -446,10 +450,18 @@ impl World {
             return Outcome::Failed(BackendError::Failed { reason: "StartFailed", what, why });
         }
         if self.dice.percent(50) {
-            let _ = self.carry_out(number, task);
+            self.carry_out_unheard(number, task);
         }
         self.witness.count(Group::Noted, "step unanswered");
         Outcome::Failed(BackendError::Unreachable { what, why })
+    }
+
+    /// A step has its effect, and nobody is there to see it through.
+    fn carry_out_unheard(&mut self, number: usize, task: &Task) {
+        let _ = self.carry_out(number, task);
+        if let Step::Start(spec) = &task.step {
+            self.hosts[number].machine.is_not_read_back(spec.mark.vm);
+        }
     }
 
     /// A step has its effect.
@@ -472,7 +484,10 @@ impl World {
                         self.witness.judge_end(uid, vm, restarts.unwrap_or(0), true);
                     }
                 }
-                (Step::Prepare(_) | Step::Shutdown(_) | Step::ForceOff(_), _) => {}
+                (
+                    Step::Prepare(_) | Step::Shutdown(_) | Step::ForceOff(_) | Step::Repin { .. } | Step::ReadBack(_),
+                    _,
+                ) => {}
             }
         }
         let result = self.touch(number, vm, |machine| machine.execute(step, Some(wall)));

@@ -11,7 +11,7 @@ use berth_host::step::Step;
 use berth_model::image::ImageOnHost;
 use berth_model::session::{Absent, DesiredEntry, Report, ToController, ToHost, VmReport};
 use berth_model::testing::{IMAGE_SIZE, digest};
-use berth_model::vm::{Accelerator, Assignment, Vm};
+use berth_model::vm::{Assignment, Vm};
 use berth_model::{Epoch, Incarnation, Stamp, Term};
 use berth_simhost::Machine;
 use berth_state::requests::Requests;
@@ -129,10 +129,11 @@ pub(super) fn starts(ledger: &Ledger, machine: &Machine, now: Now) -> Vec<Step> 
     let desired = HostDesired {
         cluster,
         entries: ledger.entries(),
+        orphaned: ledger.orphaned(),
         user_data: &BTreeMap::new(),
         permission: Permission { until: Some(BootTime::from_millis(u64::MAX)), confirmed: true },
     };
-    let observed = HostObserved { scan: Some(&scan), images: Some(&images), accelerator: Some(Accelerator::Kvm) };
+    let observed = HostObserved { scan: Some(&scan), images: Some(&images), inventory: Some(machine.inventory()) };
     let history = History { journals: ledger.journals(), progress: &BTreeMap::new() };
     let steps = plan(&desired, &observed, &history, now).steps;
     steps.into_iter().filter(|step| matches!(step, Step::Prepare(_))).collect()

@@ -1,5 +1,7 @@
 //! Whether all is as it should be, and what operators do about what only they may decide.
 
+use std::collections::BTreeMap;
+
 use berth_control::admit::{HostTarget, OrphanTarget, Target, UpdateHost};
 use berth_control::status;
 use berth_host::agent::Agent;
@@ -57,6 +59,9 @@ impl World {
                 }
             }
         }
+        if let Some(misplaced) = self.misplaced() {
+            return Some(misplaced);
+        }
         front.vms.values().find_map(|vm| {
             let uid = vm.uid();
             let phase = status::derive(front, vm);
@@ -73,6 +78,21 @@ impl World {
             let runs = host.machine.is_active(uid);
             (runs != (vm.spec.run == RunStrategy::Always))
                 .then(|| format!("{uid} runs: {runs}, and is told as {wanted}"))
+        })
+    }
+
+    /// A guest whose CPUs float and which may run on a thread that another on its machine has for itself.
+    fn misplaced(&self) -> Option<String> {
+        self.hosts.iter().filter(|host| !host.is_twin).find_map(|host| {
+            let running = host.machine.domains().iter().filter(|(vm, _)| host.machine.is_active(**vm));
+            let exclusive: BTreeMap<_, _> = running
+                .clone()
+                .flat_map(|(vm, domain)| domain.spec.resources.exclusive().map(move |thread| (thread, *vm)))
+                .collect();
+            running.filter_map(|(vm, domain)| Some((vm, domain.spec.floats.as_ref()?))).find_map(|(vm, floats)| {
+                let shared = floats.vcpus.iter().find_map(|thread| exclusive.get(&thread))?;
+                Some(format!("{vm} may run on {}, of which {shared} has some for itself", floats.vcpus))
+            })
         })
     }
 

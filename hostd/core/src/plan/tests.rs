@@ -5,13 +5,17 @@ use berth_model::session::{Absent, DesiredEntry};
 use berth_model::vm::{DomainState, StopReason};
 
 use super::*;
+use crate::float::Floats;
 use crate::history::{Asked, UnderWay};
 use crate::ledger::Ledger;
-use crate::testing::{absent, always, at, cluster, halted, host, images, restarted, running, seen, stopped, vm};
+use crate::testing::{
+    FLOATING, absent, always, at, cluster, halted, host, images, inventory, restarted, running, seen, stopped, vm,
+};
 
 /// One host, described from its good state.
 struct Host {
     entries: BTreeMap<VmUid, Entry>,
+    orphaned: BTreeMap<VmUid, Berth>,
     permission: Permission,
     scan: Option<Scan>,
     images: Option<BTreeMap<Sha256Digest, ImageOnHost>>,
@@ -26,6 +30,7 @@ impl Host {
         ledger.accept_set(entries);
         Self {
             entries: ledger.entries().clone(),
+            orphaned: BTreeMap::new(),
             permission: Permission { until: Some(BootTime::from_millis(100_000)), confirmed: true },
             scan: Some(Scan::new(10, Some(cluster()), domains)),
             images: Some(images()),
@@ -44,13 +49,14 @@ impl Host {
         let desired = HostDesired {
             cluster: Some(cluster()),
             entries: &self.entries,
+            orphaned: &self.orphaned,
             user_data: &BTreeMap::new(),
             permission: self.permission,
         };
         let observed = HostObserved {
             scan: self.scan.as_ref(),
             images: self.images.as_ref(),
-            accelerator: Some(Accelerator::Tcg),
+            inventory: Some(&inventory()),
         };
         plan(&desired, &observed, &History { journals: &self.journals, progress: &self.progress }, at(self.now))
     }
@@ -110,6 +116,7 @@ fn law_5_a_domain_without_entry_is_an_orphan_and_nothing_else() {
     let desired = HostDesired {
         cluster: Some(cluster()),
         entries: &host.entries,
+        orphaned: &host.orphaned,
         user_data: &BTreeMap::new(),
         permission: host.permission,
     };
@@ -213,6 +220,60 @@ fn an_image_that_is_missing_refused_or_not_yet_known_is_told_and_nothing_is_begu
         let host = Host { images, ..Host::new(&[always(1, 5)], vec![]) };
         assert_eq!((host.steps(), host.note()), (vec![], Some(reason)));
     }
+}
+
+/// The VM that floats, running, with its virtual CPUs on these threads.
+fn afloat(vcpus: &str) -> DomainSeen {
+    let floats = Floats { vcpus: vcpus.parse().unwrap(), helpers: "0".parse().unwrap() };
+    DomainSeen { floats: Some(floats), ..running(FLOATING, 5) }
+}
+
+fn moved_to(host: &Host) -> Vec<String> {
+    let repin = |step: &Step| match step {
+        Step::Repin { vm: moved, floats } if *moved == vm(FLOATING) => Some(floats.vcpus.to_string()),
+        _ => None,
+    };
+    host.plan().steps.iter().filter_map(repin).collect()
+}
+
+#[test]
+fn a_vm_that_floats_leaves_the_threads_of_pinned_vms_and_comes_back_when_they_are_gone() {
+    let alone = Host::new(&[always(FLOATING, 5)], vec![afloat("1-3")]);
+    assert_eq!(alone.plan(), HostPlan::default());
+    let beside = Host::new(&[always(FLOATING, 5), always(3, 6)], vec![afloat("1-3"), running(3, 6)]);
+    assert_eq!(moved_to(&beside), ["1-2"]);
+    let down = Host::new(&[always(FLOATING, 5), halted(3, 6)], vec![afloat("1-3")]);
+    assert_eq!(moved_to(&down), ["1-2"], "one that is down may start at any moment");
+    let left = Host::new(&[always(FLOATING, 5)], vec![afloat("1-2")]);
+    assert_eq!(moved_to(&left), ["1-3"]);
+    let mut orphaned = Host::new(&[always(FLOATING, 5)], vec![afloat("1-3"), running(3, 6)]);
+    let Some(Entry::Present(berth)) = Host::new(&[always(3, 6)], vec![]).entries.remove(&vm(3)) else { panic!() };
+    orphaned.orphaned.insert(vm(3), *berth);
+    assert_eq!(moved_to(&orphaned), ["1-2"], "an orphan keeps what it was given");
+}
+
+#[test]
+fn a_vm_that_floats_starts_beside_the_threads_of_pinned_vms() {
+    let plan = Host::new(&[always(FLOATING, 5), always(3, 6)], vec![running(3, 6)]).plan();
+    let [Step::Prepare(domain)] = &plan.steps[..] else { panic!("{plan:?}") };
+    assert_eq!(domain.floats.as_ref().unwrap().vcpus.to_string(), "1-2");
+    let pinned = Host::new(&[always(1, 5)], vec![]).plan();
+    let [Step::Prepare(domain)] = &pinned.steps[..] else { panic!("{pinned:?}") };
+    assert_eq!(domain.floats, None);
+}
+
+#[test]
+fn a_vm_whose_start_was_not_seen_through_is_read_back() {
+    let unread = |number, epoch| DomainSeen { is_read_back: false, ..running(number, epoch) };
+    assert_eq!(Host::new(&[always(1, 5)], vec![unread(1, 5)]).steps(), ["read-back"]);
+    assert_eq!(Host::new(&[halted(1, 5)], vec![unread(1, 5)]).steps(), ["shutdown"]);
+    assert_eq!(Host::new(&[restarted(1, 5, 1)], vec![unread(1, 5)]).steps(), ["shutdown"]);
+}
+
+#[test]
+fn what_goes_down_is_not_moved() {
+    let host = Host::new(&[halted(FLOATING, 5), always(3, 6)], vec![afloat("1-3"), running(3, 6)]);
+    assert_eq!(host.steps(), ["shutdown"]);
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use berth_host::float::Floats;
 use berth_host::step::{DomainSpec, Mark};
 use berth_model::host::{NodeId, ThreadId};
 use berth_model::image::Sha256Digest;
-use berth_model::vm::{Accelerator, CpuShape, NodePages, Resources};
+use berth_model::vm::{Accelerator, CpuShape, NodePages, Performance, Resources};
 use berth_model::{Bytes, Epoch, Incarnation, PageSize, Stamp};
 
 use super::{BaseImage, DiskFiles, DiskFormat};
@@ -61,6 +62,10 @@ pub(crate) fn spec(accelerator: Accelerator, threads: &[u32], memory: &[(u32, u6
     DomainSpec {
         mark: mark(),
         cpus: u32::try_from(threads.len()).unwrap(),
+        performance: Performance::High,
+        queues: u32::try_from(threads.len()).unwrap(),
+        dedicated_iothreads: 0,
+        floats: None,
         memory: Bytes::mib(2 * memory.iter().map(|(_, count)| count).sum::<u64>()),
         page: PageSize::Huge2M,
         cpu_shape: CpuShape::Cores,
@@ -79,6 +84,26 @@ pub(crate) fn spec(accelerator: Accelerator, threads: &[u32], memory: &[(u32, u6
     }
 }
 
+/// An over-subscribed VM of four vCPUs as sockets and one gibibyte, which floats over threads 2 to 15.
+pub(crate) fn floating(accelerator: Accelerator) -> DomainSpec {
+    let mut spec = spec(accelerator, &[], &[]);
+    (spec.cpus, spec.memory, spec.page, spec.queues) = (4, Bytes::gib(1), PageSize::Small, 4);
+    (spec.performance, spec.cpu_shape) = (Performance::Density, CpuShape::Sockets);
+    spec.resources.shared_cpu = 1000;
+    spec.resources.memory = vec![NodePages { node: NodeId(0), page: PageSize::Small, count: 200_000 }];
+    spec.floats = Some(Floats { vcpus: "2-15".parse().unwrap(), helpers: "0-1".parse().unwrap() });
+    spec
+}
+
+/// A pinned VM of four vCPUs whose disk is served by two IOThreads with a thread each.
+pub(crate) fn two_iothreads(accelerator: Accelerator) -> DomainSpec {
+    let mut spec = spec(accelerator, &[4, 5, 6, 7], &[(0, 1024)]);
+    spec.dedicated_iothreads = 2;
+    spec.resources.iothread = "8-9".parse().unwrap();
+    spec.resources.dedicated = "8-9".parse().unwrap();
+    spec
+}
+
 pub(crate) fn files() -> DiskFiles {
     DiskFiles {
         disk: "/var/lib/berth/volumes/0123456789abcdefghjk.qcow2".into(),
@@ -87,6 +112,7 @@ pub(crate) fn files() -> DiskFiles {
             format: DiskFormat::Qcow2,
         }),
         direct_io: true,
+        io_uring: true,
         seed: Some("/run/berth/0123456789abcdefghjk.seed".into()),
         vnc_socket: Some("/run/berth/0123456789abcdefghjk.vnc".into()),
         console_log: None,

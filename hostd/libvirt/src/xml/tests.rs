@@ -2,7 +2,7 @@ use std::path::Path;
 
 use berth_model::vm::Accelerator;
 
-use super::testing::{Release, capabilities, files, spec};
+use super::testing::{Release, capabilities, files, floating, spec, two_iothreads};
 use super::*;
 
 /// Compares with a kept file. `UPDATE_GOLDEN=1` writes it anew, to be read before it is committed.
@@ -40,17 +40,62 @@ fn eight_vcpus_over_two_nodes_come_out_as_kept() {
 #[test]
 fn a_vm_that_shares_threads_is_pinned_nowhere_and_comes_out_as_kept() {
     for release in Release::ALL {
-        let mut spec = spec(Accelerator::Kvm, &[], &[]);
-        (spec.cpus, spec.memory, spec.page) = (4, Bytes::gib(1), PageSize::Small);
-        spec.cpu_shape = CpuShape::Sockets;
-        spec.resources.shared_cpu = 1000;
-        spec.resources.memory = vec![NodePages { node: NodeId(0), page: PageSize::Small, count: 200_000 }];
-        let rendered = render(&spec, &files(), &capabilities(release, Accelerator::Kvm)).unwrap();
+        let rendered = render(&floating(Accelerator::Kvm), &files(), &capabilities(release, Accelerator::Kvm)).unwrap();
+        assert_eq!(rendered.degraded, Vec::<String>::new());
         for absent in ["vcpupin", "hugepages", "numatune", "hint-dedicated"] {
             assert!(!rendered.xml.contains(absent), "{absent} in {}", rendered.xml);
         }
         golden(release, "four-shared-vcpus-kvm.xml", &rendered.xml);
     }
+}
+
+#[test]
+fn a_guaranteed_vm_that_floats_shares_no_pages_and_reports_none_as_free() {
+    let spec = DomainSpec { performance: Performance::Standard, ..floating(Accelerator::Kvm) };
+    let rendered = render(&spec, &files(), &capabilities(Release::Libvirt11Qemu10, Accelerator::Kvm)).unwrap();
+    assert!(rendered.xml.contains("<nosharepages/>") && !rendered.xml.contains("freePageReporting"), "{}", rendered.xml);
+}
+
+#[test]
+fn two_iothreads_share_the_queues_of_a_disk_where_that_can_be_and_come_out_as_kept() {
+    for release in Release::ALL {
+        let spec = two_iothreads(Accelerator::Kvm);
+        let rendered = render(&spec, &files(), &capabilities(release, Accelerator::Kvm)).unwrap();
+        let lacks = release == Release::Libvirt9Qemu7;
+        assert_eq!(rendered.degraded.len(), usize::from(lacks), "{:#?}", rendered.degraded);
+        assert_eq!(rendered.degraded.iter().any(|sentence| sentence.contains("needs libvirt 10.0 and QEMU 9.0")), lacks);
+        golden(release, "two-iothreads-kvm.xml", &rendered.xml);
+    }
+}
+
+#[test]
+fn without_direct_io_the_disk_uses_io_uring_if_the_kernel_and_qemu_have_it() {
+    let spec = spec(Accelerator::Kvm, &[2, 3], &[(0, 128)]);
+    let capabilities = capabilities(Release::Libvirt11Qemu10, Accelerator::Kvm);
+    let io = |direct_io, io_uring| {
+        let files = DiskFiles { direct_io, io_uring, ..files() };
+        let xml = render(&spec, &files, &capabilities).unwrap().xml;
+        ["native", "io_uring", "threads"].into_iter().find(|io| xml.contains(&format!("io=\"{io}\"")))
+    };
+    assert_eq!(io(true, true), Some("native"));
+    assert_eq!(io(true, false), Some("native"));
+    assert_eq!(io(false, true), Some("io_uring"));
+    assert_eq!(io(false, false), Some("threads"));
+}
+
+#[test]
+fn a_vm_that_floats_must_be_told_where_and_a_pinned_one_must_not() {
+    let capabilities = capabilities(Release::Libvirt11Qemu10, Accelerator::Tcg);
+    let nowhere = DomainSpec { floats: None, ..floating(Accelerator::Tcg) };
+    assert_eq!(render(&nowhere, &files(), &capabilities), Err(RenderError::Floats(0)));
+    let both = DomainSpec { floats: nowhere_else(), ..spec(Accelerator::Tcg, &[2], &[(0, 64)]) };
+    assert_eq!(render(&both, &files(), &capabilities), Err(RenderError::Floats(1)));
+    let few = DomainSpec { dedicated_iothreads: 3, ..two_iothreads(Accelerator::Tcg) };
+    assert_eq!(render(&few, &files(), &capabilities), Err(RenderError::IothreadCount { iothreads: 3, threads: 2 }));
+}
+
+fn nowhere_else() -> Option<berth_host::float::Floats> {
+    floating(Accelerator::Tcg).floats
 }
 
 #[test]
@@ -69,9 +114,10 @@ fn a_device_is_passed_through_by_its_address_and_comes_out_as_kept() {
 fn a_disk_without_direct_io_comes_out_as_kept_and_says_so() {
     for release in Release::ALL {
         let spec = spec(Accelerator::Tcg, &[2, 3], &[(0, 128)]);
-        let files = DiskFiles { direct_io: false, console_log: Some("/run/berth/console.log".into()), ..files() };
+        let console_log = Some("/run/berth/console.log".into());
+        let files = DiskFiles { direct_io: false, io_uring: false, console_log, ..files() };
         let rendered = render(&spec, &files, &capabilities(release, Accelerator::Tcg)).unwrap();
-        assert_eq!(rendered.degraded.len(), 1);
+        assert_eq!(rendered.degraded.len(), 2, "{:#?}", rendered.degraded);
         assert!(rendered.degraded[0].contains("direct I/O does not work in /var/lib/berth/volumes"));
         golden(release, "no-direct-io-tcg.xml", &rendered.xml);
     }

@@ -19,7 +19,7 @@ use berth_host::step::{DomainSpec, Mark};
 use berth_libvirt::{BaseImage, Capabilities, DiskFiles, DiskFormat, LibvirtBackend, Options};
 use berth_model::host::{NodeId, ThreadId};
 use berth_model::image::Sha256Digest;
-use berth_model::vm::{Accelerator, CpuShape, NodePages, Resources};
+use berth_model::vm::{Accelerator, CpuShape, NodePages, Performance, Resources};
 use berth_model::{Bytes, ClusterId, Epoch, Incarnation, PageSize, Stamp, VmUid};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -126,6 +126,7 @@ impl Host {
             disk,
             base: Some(BaseImage { path: base, format: DiskFormat::Raw }),
             direct_io: true,
+            io_uring: true,
             seed: Some(seed),
             vnc_socket: Some(self.root.join("files").join(format!("{vm}.vnc"))),
             console_log: Some(self.root.join("files").join(format!("{vm}.log"))),
@@ -200,6 +201,10 @@ fn spec(vm: VmUid) -> DomainSpec {
         cpus: 2,
         memory,
         page: PageSize::Small,
+        performance: Performance::High,
+        queues: 2,
+        dedicated_iothreads: 0,
+        floats: None,
         cpu_shape: CpuShape::Cores,
         resources: Resources {
             vcpus: vec![ThreadId(1), ThreadId(0)],
@@ -235,6 +240,8 @@ impl TestVm {
     pub(crate) fn start(&self) {
         let rendered = self.backend.start(&self.spec, &self.files, &self.host.capabilities).unwrap();
         assert_eq!(rendered.degraded, Vec::<String>::new());
+        let seen = self.backend.scan().unwrap().into_iter().find(|seen| seen.mark.vm == self.uid()).expect("it is there");
+        assert_eq!((seen.is_read_back, seen.degraded), (true, vec![]), "it runs as it was asked");
     }
 }
 

@@ -51,8 +51,49 @@ async fn a_vm_goes_where_its_rules_say_and_one_that_waits_is_told_what_would_hel
     let (d, _) = api.phase("d", v1::VmPhase::Running, SOON).await;
     figure("a waiting VM runs after a host was labelled", asked.elapsed());
     assert_eq!(status(&d).host_name, "h1");
+    cli.ok(&["vm", "delete", "d"]).await;
+    floating_vms_keep_off_pinned_threads(&world).await;
     world.settled(&api).await;
     world.identical().await;
+}
+
+/// On `h1`, where `b` has one of two threads for itself: what floats runs on the other one, and on both once `b` is gone.
+async fn floating_vms_keep_off_pinned_threads(world: &World) {
+    let (cli, api) = (world.cli(), world.api("c1"));
+    let pinned = api.vm("b").await.unwrap().assignment.unwrap().vcpus[0];
+    let size = ["--image", "tiny", "--cpus", "1", "--memory", "128MiB", "--performance", "density"];
+    cli.ok(&[&["vm", "create", "f", "--on-hosts", "gpu"][..], &size].concat()).await;
+    let vm = api.vm("f").await.unwrap();
+    assert_eq!(status(&vm).host_name, "h1");
+    let (host, domain) = (world.host("h1"), format!("berth-{}", uid(&vm)));
+    let qemu = host.qemu_of(&uid(&vm));
+    let vcpu = || {
+        let cpus = host.qmp(&domain, "query-cpus-fast", &serde_json::json!({}));
+        qemu.may_run_on(i32::try_from(cpus[0]["thread-id"].as_i64().unwrap()).unwrap())
+    };
+    assert_eq!(vcpu(), (1 - pinned).to_string(), "the thread that is left");
+    // The template's memory, as QEMU says.
+    let memory = host.qmp(&domain, "query-memdev", &serde_json::json!({}));
+    assert_eq!(memory[0]["merge"], true, "{memory}");
+    let balloon = serde_json::json!({ "path": "/machine/peripheral/balloon0", "property": "free-page-reporting" });
+    assert_eq!(host.qmp(&domain, "qom-get", &balloon), true);
+    let marked = host.virsh(&["metadata", &domain, "--uri", "https://berth.dev/domain/1"]);
+    assert!(marked.contains("read-back=\"yes\"") && !marked.contains("differs"), "{marked}");
+
+    let moved_to = async |wanted: &str| {
+        until("the VM that floats was moved", Duration::from_secs(20), async || {
+            let seen = vcpu();
+            if seen == wanted { Ok(()) } else { Err(format!("it may run on {seen}, not on {wanted}")) }
+        })
+        .await;
+    };
+    cli.ok(&["vm", "delete", "b"]).await;
+    moved_to("0-1").await;
+    let asked = Instant::now();
+    cli.ok(&["vm", "create", "g", "--on-hosts", "gpu", "--image", "tiny", "--cpus", "1", "--memory", "128MiB"]).await;
+    let pinned = api.vm("g").await.unwrap().assignment.unwrap().vcpus[0];
+    moved_to(&(1 - pinned).to_string()).await;
+    figure("a pinned VM is created, and what floats has left its thread", asked.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,11 +115,33 @@ fn check_all_is_as_wanted(world: &World) {
             DesiredEntry::Absent(_) => panic!("{vm} was never told as gone: {domain:?}"),
         }
     }
+    check_what_floats(world);
     for orphan in &world.orphans {
         assert!(!world.set.contains_key(&orphan.vm));
     }
     let unmentioned = world.domains.keys().filter(|vm| !world.set.contains_key(*vm)).count();
     assert_eq!(world.orphans.len(), unmentioned);
+}
+
+/// A running guest that floats may run on no thread that is promised to another.
+fn check_what_floats(world: &World) {
+    let promised = |thread| {
+        world.set.values().any(|entry| match entry {
+            DesiredEntry::Present(present, _) => {
+                present.assignment.resources.exclusive().any(|promised| promised == thread)
+            }
+            DesiredEntry::Absent(_) => false,
+        })
+    };
+    for (vm, domain) in &world.domains {
+        let stamp = world.set.get(vm).map(DesiredEntry::stamp);
+        let is_kept = matches!(world.set.get(vm), Some(DesiredEntry::Present(present, _)) if present.spec.run == RunStrategy::Always);
+        assert!(!is_kept || domain.is_read_back || domain.state != DomainState::Running, "{vm} was never looked at");
+        let obeyed = stamp.is_some_and(|stamp| domain.mark.stamp <= stamp);
+        if let Some(floats) = domain.floats.as_ref().filter(|_| obeyed && domain.state == DomainState::Running) {
+            assert_eq!(floats.vcpus.iter().find(|thread| promised(*thread)), None, "{vm} shares a promised thread");
+        }
+    }
 }
 
 proptest! {

@@ -12,6 +12,7 @@ use berth_model::{BootId, Millis, Revision, Stamp, VmUid};
 use crate::agent::{Agent, Identity, Input, Outcome, Output};
 use crate::backend::{BackendError, DomainSeen};
 use crate::clock::Now;
+use crate::float::Floats;
 use crate::ledger::{Berth, Entry, Ledger, Record};
 use crate::plan::GRACE;
 use crate::session::{ConnectionId, Options};
@@ -189,8 +190,24 @@ impl World {
                 assert!(self.millis >= asked + GRACE.0, "ended within its grace");
             }
             (Step::ForceOff(_), Entry::Absent(_)) => {}
+            (Step::ReadBack(_), Entry::Present(berth)) => assert_eq!(berth.run, RunStrategy::Always),
+            (Step::Repin { floats, .. }, Entry::Present(berth)) => {
+                assert_eq!(berth.run, RunStrategy::Always, "{step:?} of a halted VM");
+                assert!(berth.resources.vcpus.is_empty(), "{step:?} of a VM that has its threads for itself");
+                self.judge_floats(floats);
+            }
             (Step::Remove { with_disk, .. }, Entry::Absent(absent)) => assert_eq!(*with_disk, absent.with_disk),
             (step, entry) => panic!("law 5: {step:?} by {entry:?}"),
+        }
+    }
+
+    /// What floats is put on no thread that the ledger on disk promises to another.
+    fn judge_floats(&self, floats: &Floats) {
+        let durable = Ledger::replay(self.disk.iter().cloned()).expect("a ledger is on disk before any step");
+        for entry in durable.entries().values() {
+            let Entry::Present(berth) = entry else { continue };
+            let shared = berth.resources.exclusive().find(|thread| floats.vcpus.contains(*thread));
+            assert_eq!(shared, None, "{floats:?} although {} has that thread for itself", berth.vm);
         }
     }
 
@@ -338,6 +355,8 @@ impl World {
                         state: DomainState::Running,
                         accelerator: Accelerator::Tcg,
                         since: None,
+                        floats: domain.floats.clone(),
+                        is_read_back: ending == Ending::Good,
                         degraded: vec![],
                     },
                 );
@@ -348,6 +367,16 @@ impl World {
                 }
             }
             Step::ForceOff(vm) => self.end(*vm, StopReason::Unknown),
+            Step::ReadBack(vm) => {
+                if let Some(domain) = self.domains.get_mut(vm) {
+                    domain.is_read_back = true;
+                }
+            }
+            Step::Repin { vm, floats } => {
+                if let Some(domain) = self.domains.get_mut(vm) {
+                    domain.floats = Some(floats.clone());
+                }
+            }
             Step::Remove { vm, with_disk } => {
                 assert!(
                     self.domains.get(vm).is_none_or(|seen| !crate::plan::is_active(seen.state)),
