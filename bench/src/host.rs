@@ -107,14 +107,13 @@ fn plans(rounds: u32) -> Result<Series> {
     let mut spans = Vec::new();
     for (seen, steps) in [(Vec::new(), VMS as usize), (domains, 0)] {
         let scan = Scan::new(1, Some(cluster()?), seen);
-        let desired =
-            HostDesired {
-                cluster: Some(cluster()?),
-                entries: ledger.entries(),
-                orphaned: ledger.orphaned(),
-                user_data: &user_data,
-                permission,
-            };
+        let desired = HostDesired {
+            cluster: Some(cluster()?),
+            entries: ledger.entries(),
+            orphaned: ledger.orphaned(),
+            user_data: &user_data,
+            permission,
+        };
         let observed = HostObserved { scan: Some(&scan), images: Some(&images), inventory: Some(&inventory) };
         let history = History { journals: &journals, progress: &progress };
         for _ in 0..rounds {

@@ -34,7 +34,8 @@ impl Shared {
         let for_vms = || all().filter(|thread| !inventory.reserve.contains(*thread));
         let left: ThreadSet = for_vms().filter(|thread| !exclusive.contains(thread)).collect();
         // A host that returned smaller may have none left. Its VMs run on, and it says that it is overbooked.
-        let threads = [left, for_vms().collect()].into_iter().find(|set| !set.is_empty()).unwrap_or_else(|| all().collect());
+        let threads =
+            [left, for_vms().collect()].into_iter().find(|set| !set.is_empty()).unwrap_or_else(|| all().collect());
         Self { exclusive, threads }
     }
 

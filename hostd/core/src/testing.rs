@@ -144,7 +144,15 @@ pub(crate) fn mark(number: u8, epoch: u64) -> Mark {
 }
 
 pub(crate) fn seen(number: u8, epoch: u64, state: DomainState) -> DomainSeen {
-    DomainSeen { mark: mark(number, epoch), state, accelerator: Accelerator::Tcg, since: None, floats: None, is_read_back: true, degraded: vec![] }
+    DomainSeen {
+        mark: mark(number, epoch),
+        state,
+        accelerator: Accelerator::Tcg,
+        since: None,
+        floats: None,
+        is_read_back: true,
+        degraded: vec![],
+    }
 }
 
 pub(crate) fn running(number: u8, epoch: u64) -> DomainSeen {

@@ -155,7 +155,11 @@ pub(crate) fn facts_of(domain: &Domain) -> Result<Facts, Unseen> {
         vcpus: ffi::vcpu_pins(domain, vcpus).map_err(failed)?.into_iter().map(threads).collect(),
         cpu: qmp.cpu(&seen, &threads_of_vcpus).map_err(odd)?,
         emulator: threads(ffi::emulator_pins(domain).map_err(failed)?),
-        iothreads: ffi::iothread_pins(domain).map_err(failed)?.into_iter().map(|(id, cpus)| (id, threads(cpus))).collect(),
+        iothreads: ffi::iothread_pins(domain)
+            .map_err(failed)?
+            .into_iter()
+            .map(|(id, cpus)| (id, threads(cpus)))
+            .collect(),
         disks: qmp.disks(&files_of(qemu_pid)).map_err(odd)?,
         memory: qmp.memory().map_err(odd)?,
         balloon: qmp.balloon(),
@@ -196,7 +200,8 @@ impl Qmp<'_> {
 
     /// From the answer to `query-cpus-fast`.
     fn cpu(&self, seen: &Value, threads: &[u32]) -> Result<CpuFacts, String> {
-        let text = |name| seen.pointer("/0").and_then(|cpu| cpu.get(name)).and_then(Value::as_str).unwrap_or_default();
+        let path = seen.pointer("/0/qom-path").and_then(Value::as_str).unwrap_or_default();
+        let model = self.property(path, "type");
         let count = |names: &[&str]| {
             let place = |cpu: &Value| -> Vec<Option<u64>> {
                 names.iter().map(|name| cpu.get("props")?.get(*name)?.as_u64()).collect()
@@ -205,9 +210,14 @@ impl Qmp<'_> {
         };
         let (sockets, cores) = (count(&["socket-id"]), count(&["socket-id", "die-id", "core-id"]));
         Ok(CpuFacts {
-            model: text("qom-type").trim_end_matches("-x86_64-cpu").to_owned(),
+            model: model
+                .as_ref()
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .trim_end_matches("-x86_64-cpu")
+                .to_owned(),
             topology: (sockets, cores / sockets, threads.len() / cores),
-            hint_dedicated: self.holds(text("qom-path"), "kvm-hint-dedicated"),
+            hint_dedicated: self.holds(path, "kvm-hint-dedicated"),
             allowed: threads.iter().map(|thread| allowed(*thread)).collect::<Result<_, _>>()?,
         })
     }
@@ -255,9 +265,7 @@ impl Qmp<'_> {
                     .and_then(|path| path.rsplit('/').next())
                     .filter(|name| !name.is_empty())
                     .map(str::to_owned),
-                mapped: values(&mapping)
-                    .filter_map(|part| part.get("iothread")?.as_str().map(str::to_owned))
-                    .collect(),
+                mapped: values(&mapping).filter_map(|part| part.get("iothread")?.as_str().map(str::to_owned)).collect(),
                 direct: inserted.pointer("/cache/direct").and_then(Value::as_bool).unwrap_or(false),
                 aio: aio.get(file).cloned(),
                 read_only: inserted.get("ro").and_then(Value::as_bool).unwrap_or(false),

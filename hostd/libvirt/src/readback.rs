@@ -69,11 +69,7 @@ fn cpus(domain: Node<'_, '_>, facts: &Facts, found: &mut Found) {
         let part = |name| topology.attribute(name).unwrap_or("1");
         let (sockets, cores, threads) = facts.cpu.topology;
         let asked = shape(part("sockets").to_owned(), part("cores").to_owned(), part("threads").to_owned());
-        found.compare(
-            "The CPU topology",
-            &asked,
-            &shape(sockets.to_string(), cores.to_string(), threads.to_string()),
-        );
+        found.compare("The CPU topology", &asked, &shape(sockets.to_string(), cores.to_string(), threads.to_string()));
     }
     let hint = child(domain, "features").and_then(|features| child(features, "kvm"));
     let hint = hint.and_then(|kvm| child(kvm, "hint-dedicated")).is_some();
@@ -152,7 +148,8 @@ fn compare_disk(disk: Node<'_, '_>, seen: &DiskFacts, found: &mut Found) {
         let has = seen.queues.map_or_else(|| "none".to_owned(), |queues| queues.to_string());
         found.compare(format_args!("Queues of disk {name}"), &queues.to_owned(), &has);
     }
-    let mapped: Vec<_> = all(child(driver, "iothreads"), "iothread").filter_map(|thread| thread.attribute("id")).collect();
+    let mapped: Vec<_> =
+        all(child(driver, "iothreads"), "iothread").filter_map(|thread| thread.attribute("id")).collect();
     let serving = |names: Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     let of_disk = if mapped.is_empty() { asked("iothread").into_iter().collect() } else { mapped };
     let asked_threads = serving(of_disk.iter().map(|id| format!("iothread{id}")).collect());
@@ -187,7 +184,8 @@ mod tests {
             None => (spec.resources.emulator.clone(), spec.resources.iothread.clone()),
         };
         let dense = spec.floats.is_some();
-        let part = |node: u32, size| MemoryFacts { name: format!("ram-node{node}"), size, merge: dense, bound_to: vec![node] };
+        let part =
+            |node: u32, size| MemoryFacts { name: format!("ram-node{node}"), size, merge: dense, bound_to: vec![node] };
         let files = files();
         let disk = |file: &std::path::Path, is_main: bool| DiskFacts {
             device: String::new(),

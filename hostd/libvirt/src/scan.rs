@@ -177,7 +177,8 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(floats(&xml), spec.floats);
-        let moved = xml.replace("<cputune>", "<cputune><vcpupin vcpu='0' cpuset='5-6'/><vcpupin vcpu='1' cpuset='5-6'/>");
+        let moved =
+            xml.replace("<cputune>", "<cputune><vcpupin vcpu='0' cpuset='5-6'/><vcpupin vcpu='1' cpuset='5-6'/>");
         assert_eq!(floats(&moved).unwrap().vcpus.to_string(), "5-6");
     }
 

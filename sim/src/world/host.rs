@@ -415,11 +415,9 @@ impl World {
         let mut pause = match step {
             Step::Prepare(_) => self.dice.within(5..200),
             Step::Start(_) => self.dice.within(50..1500),
-            Step::Shutdown(_)
-            | Step::ForceOff(_)
-            | Step::Repin { .. }
-            | Step::ReadBack(_)
-            | Step::Remove { .. } => self.dice.within(5..300),
+            Step::Shutdown(_) | Step::ForceOff(_) | Step::Repin { .. } | Step::ReadBack(_) | Step::Remove { .. } => {
+                self.dice.within(5..300)
+            }
         };
         if self.hosts[number].slow_disk > 0 {
             pause *= 8;

@@ -53,11 +53,8 @@ impl Host {
             user_data: &BTreeMap::new(),
             permission: self.permission,
         };
-        let observed = HostObserved {
-            scan: self.scan.as_ref(),
-            images: self.images.as_ref(),
-            inventory: Some(&inventory()),
-        };
+        let observed =
+            HostObserved { scan: self.scan.as_ref(), images: self.images.as_ref(), inventory: Some(&inventory()) };
         plan(&desired, &observed, &History { journals: &self.journals, progress: &self.progress }, at(self.now))
     }
 

@@ -53,7 +53,11 @@ fn a_vm_that_shares_threads_is_pinned_nowhere_and_comes_out_as_kept() {
 fn a_guaranteed_vm_that_floats_shares_no_pages_and_reports_none_as_free() {
     let spec = DomainSpec { performance: Performance::Standard, ..floating(Accelerator::Kvm) };
     let rendered = render(&spec, &files(), &capabilities(Release::Libvirt11Qemu10, Accelerator::Kvm)).unwrap();
-    assert!(rendered.xml.contains("<nosharepages/>") && !rendered.xml.contains("freePageReporting"), "{}", rendered.xml);
+    assert!(
+        rendered.xml.contains("<nosharepages/>") && !rendered.xml.contains("freePageReporting"),
+        "{}",
+        rendered.xml
+    );
 }
 
 #[test]
@@ -63,7 +67,10 @@ fn two_iothreads_share_the_queues_of_a_disk_where_that_can_be_and_come_out_as_ke
         let rendered = render(&spec, &files(), &capabilities(release, Accelerator::Kvm)).unwrap();
         let lacks = release == Release::Libvirt9Qemu7;
         assert_eq!(rendered.degraded.len(), usize::from(lacks), "{:#?}", rendered.degraded);
-        assert_eq!(rendered.degraded.iter().any(|sentence| sentence.contains("needs libvirt 10.0 and QEMU 9.0")), lacks);
+        assert_eq!(
+            rendered.degraded.iter().any(|sentence| sentence.contains("needs libvirt 10.0 and QEMU 9.0")),
+            lacks
+        );
         golden(release, "two-iothreads-kvm.xml", &rendered.xml);
     }
 }

@@ -240,7 +240,8 @@ impl TestVm {
     pub(crate) fn start(&self) {
         let rendered = self.backend.start(&self.spec, &self.files, &self.host.capabilities).unwrap();
         assert_eq!(rendered.degraded, Vec::<String>::new());
-        let seen = self.backend.scan().unwrap().into_iter().find(|seen| seen.mark.vm == self.uid()).expect("it is there");
+        let seen =
+            self.backend.scan().unwrap().into_iter().find(|seen| seen.mark.vm == self.uid()).expect("it is there");
         assert_eq!((seen.is_read_back, seen.degraded), (true, vec![]), "it runs as it was asked");
     }
 }
