@@ -181,10 +181,9 @@ fn state(
     match progress.under_way {
         Some(UnderWay::Starting) => return DomainState::Starting,
         Some(UnderWay::Stopping) => return DomainState::Stopping,
-        // It runs meanwhile as it did before.
-        Some(UnderWay::Tending) => {}
         Some(UnderWay::Removing) => return DomainState::Stopped(stop_reason(entry, journal)),
-        None => {}
+        // While it is tended it runs on as it did before.
+        Some(UnderWay::Tending) | None => {}
     }
     if progress.prepared.is_some() && !is_wanted_down(entry) {
         return DomainState::Starting;

@@ -150,16 +150,15 @@ pub(crate) fn facts_of(domain: &Domain) -> Result<Facts, Unseen> {
         .ok_or_else(|| odd("QEMU names no thread of a vCPU".to_owned()))?;
     let first = threads_of_vcpus.first().ok_or_else(|| odd("QEMU names no vCPU".to_owned()))?;
     let qemu_pid = process_of(*first).map_err(odd)?;
+    let pins = ffi::iothread_pins(domain).map_err(failed)?.into_iter();
+    let mut iothreads: Vec<_> = pins.map(|(id, cpus)| (id, threads(cpus))).collect();
+    iothreads.sort_unstable();
     Ok(Facts {
         accelerator: qmp.accelerator().map_err(odd)?,
         vcpus: ffi::vcpu_pins(domain, vcpus).map_err(failed)?.into_iter().map(threads).collect(),
         cpu: qmp.cpu(&seen, &threads_of_vcpus).map_err(odd)?,
         emulator: threads(ffi::emulator_pins(domain).map_err(failed)?),
-        iothreads: ffi::iothread_pins(domain)
-            .map_err(failed)?
-            .into_iter()
-            .map(|(id, cpus)| (id, threads(cpus)))
-            .collect(),
+        iothreads,
         disks: qmp.disks(&files_of(qemu_pid)).map_err(odd)?,
         memory: qmp.memory().map_err(odd)?,
         balloon: qmp.balloon(),
