@@ -246,10 +246,12 @@ mod tests {
         differences(&definition, &facts).unwrap()
     }
 
+    type Change = Box<dyn FnOnce(&mut Facts)>;
+
     #[test]
     fn every_promise_of_the_pinned_template_that_is_broken_is_told() {
         let other = || [ThreadId(3)].into_iter().collect::<ThreadSet>();
-        let cases: [(&str, Box<dyn FnOnce(&mut Facts)>); 14] = [
+        let cases: [(&str, Change); 14] = [
             ("Threads of vCPU 2 by libvirt", Box::new(move |facts| facts.vcpus[2] = other())),
             ("Threads of vCPU 7 by the kernel", Box::new(move |facts| facts.cpu.allowed[7] = other())),
             ("Threads of the emulator", Box::new(move |facts| facts.emulator = other())),
