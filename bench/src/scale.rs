@@ -2,7 +2,8 @@
 //!
 //! The controllers run as shipped, with the settings that their package has. Everything goes through gRPC and mutual TLS, and
 //! is counted by the controllers themselves. The load generator is this process, on one thread; how much processor time each
-//! took is told, so that it shows whose figures they are.
+//! took is told, so that it shows whose figures they are. The fleet, which stands for a thousand other computers, runs at a
+//! lower priority than what is measured.
 
 pub(crate) mod drive;
 pub(crate) mod vms;
