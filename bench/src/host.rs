@@ -174,6 +174,7 @@ fn entry(host: HostUid, number: u32) -> Result<DesiredEntry> {
         image: image()?,
         disk_size: Bytes::gib(2),
         run: RunStrategy::Always,
+        grace: VmSpec::GRACE,
         user_data: None,
     };
     let resources = Resources {
@@ -191,6 +192,7 @@ fn entry(host: HostUid, number: u32) -> Result<DesiredEntry> {
         spec,
         assignment: Assignment { host, epoch, resources, at: Timestamp::from_millis(1) },
         restart_count: 0,
+        power: berth_model::vm::Power::default(),
         user_data: None,
     };
     Ok(DesiredEntry::Present(Box::new(present), Stamp { epoch, ..Stamp::default() }))

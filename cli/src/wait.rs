@@ -23,6 +23,10 @@ pub(crate) enum Goal {
     Stopped,
     /// This many restarts were carried out, and it runs.
     Restarted(u64),
+    /// So many resets were carried out, and it runs.
+    Reset(u64),
+    /// Guest code is held.
+    Paused,
     /// It is gone.
     Deleted,
 }
@@ -154,7 +158,7 @@ fn gone(target: &Target, goal: Goal, last: &mut Option<VmView>) -> Judgement {
     *last = None;
     match goal {
         Goal::Deleted => Judgement::Reached,
-        Goal::Running | Goal::Stopped | Goal::Restarted(_) => {
+        Goal::Running | Goal::Stopped | Goal::Restarted(_) | Goal::Reset(_) | Goal::Paused => {
             Judgement::Never(format!("VM {}/{} was deleted while it was waited for", target.project, target.name))
         }
     }
@@ -167,6 +171,10 @@ fn judge(goal: Goal, vm: &VmView) -> Judgement {
     let reached = match goal {
         Goal::Running => status.phase == "Running",
         Goal::Restarted(count) => status.phase == "Running" && restarts >= count,
+        Goal::Reset(count) => {
+            status.phase == "Running" && status.observed.as_ref().is_some_and(|observed| observed.reset_count >= count)
+        }
+        Goal::Paused => status.phase == "Paused",
         // What waits for a host and shall not run does not run anywhere.
         Goal::Stopped => status.phase == "Stopped" || (status.phase == "Pending" && vm.spec.run_strategy == "Halted"),
         Goal::Deleted => false,
@@ -193,6 +201,8 @@ fn in_words(goal: Goal) -> &'static str {
         Goal::Running => "runs",
         Goal::Stopped => "is stopped",
         Goal::Restarted(_) => "has restarted",
+        Goal::Reset(_) => "was reset",
+        Goal::Paused => "is paused",
         Goal::Deleted => "is gone",
     }
 }

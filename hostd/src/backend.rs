@@ -179,6 +179,9 @@ impl Backend for HostBackend {
             Step::ForceOff(vm) => self.libvirt.force_off(*vm),
             Step::Repin { vm, floats } => self.libvirt.repin(*vm, floats),
             Step::ReadBack(vm) => self.libvirt.read_back(*vm),
+            Step::Pause(vm) => self.libvirt.pause(*vm),
+            Step::Resume { vm, .. } => self.libvirt.resume(*vm),
+            Step::Reset { vm, .. } => self.libvirt.reset(*vm),
             Step::Remove { vm, with_disk } => self.remove(*vm, *with_disk),
         }
     }

@@ -87,6 +87,8 @@ pub(crate) enum FaultKind {
     GuestCrash,
     /// A guest shuts itself down.
     GuestShutdown,
+    /// A guest's kernel gives up.
+    GuestPanic,
     /// A host's guests do not heed when they are asked to shut down.
     DeafGuests,
     /// A second host of the same name knocks.
@@ -99,7 +101,7 @@ pub(crate) enum FaultKind {
 
 impl FaultKind {
     /// All kinds with how often each is drawn, compared to the others.
-    pub(crate) const ALL: [(Self, u64); 28] = [
+    pub(crate) const ALL: [(Self, u64); 29] = [
         (Self::LeaderCrash, 10),
         (Self::LeaderIsolated, 10),
         (Self::FollowerCrash, 5),
@@ -123,7 +125,8 @@ impl FaultKind {
         (Self::EventsLost, 4),
         (Self::StepsFail, 6),
         (Self::GuestCrash, 8),
-        (Self::GuestShutdown, 5),
+        (Self::GuestShutdown, 8),
+        (Self::GuestPanic, 4),
         (Self::DeafGuests, 4),
         (Self::Twin, 2),
         (Self::Restore, 3),
@@ -157,6 +160,7 @@ impl FaultKind {
             Self::StepsFail => "steps fail",
             Self::GuestCrash => "guest crash",
             Self::GuestShutdown => "guest shutdown",
+            Self::GuestPanic => "guest panic",
             Self::DeafGuests => "deaf guests",
             Self::Twin => "twin",
             Self::Restore => "restore",
@@ -184,6 +188,7 @@ impl FaultKind {
             | Self::DaemonKilled
             | Self::GuestCrash
             | Self::GuestShutdown
+            | Self::GuestPanic
             | Self::DomainsForgotten
             | Self::Restore => 1..2,
             Self::LostAnswers => 200..4000,

@@ -51,11 +51,16 @@ pub struct Tally(BTreeMap<(Group, &'static str), u64>);
 
 /// Every command that is expected in the log of a run. `NoteProposals` is not: no history is as long as the pause before a
 /// leader looks whether other placements would be better.
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 28] = [
     "Bootstrap",
     "CreateVm",
     "SetRun",
     "RestartVm",
+    "StartVm",
+    "StopVm",
+    "ResetVm",
+    "PauseVm",
+    "ResumeVm",
     "DeleteVm",
     "CreateImage",
     "DeleteImage",
@@ -79,7 +84,7 @@ const COMMANDS: [&str; 23] = [
 
 /// Every rejection that is expected. `NeedsClusterVersion` is not: there is one version of the rules, and every program that
 /// speaks to this log has it.
-const REJECTIONS: [&str; 24] = [
+const REJECTIONS: [&str; 25] = [
     "AlreadyBootstrapped",
     "NotBootstrapped",
     "NameTaken",
@@ -104,9 +109,11 @@ const REJECTIONS: [&str; 24] = [
     "HostInUse",
     "BuiltIn",
     "TooMany",
+    "NotNow",
 ];
 
-const STEPS: [&str; 7] = ["prepare", "start", "shutdown", "force-off", "repin", "read-back", "remove"];
+const STEPS: [&str; 10] =
+    ["prepare", "start", "shutdown", "force-off", "repin", "read-back", "pause", "resume", "reset", "remove"];
 const TO_HOST: [&str; 8] =
     ["Redirect", "Refuse", "Welcome", "DesiredSet", "DesiredDelta", "HeartbeatAck", "ReportAck", "Controllers"];
 const TO_CONTROLLER: [&str; 3] = ["Hello", "Heartbeat", "Report"];
@@ -200,6 +207,7 @@ pub(crate) const fn rejection(why: &Rejection) -> &'static str {
         Rejection::HostInUse { .. } => "HostInUse",
         Rejection::BuiltIn { .. } => "BuiltIn",
         Rejection::TooMany { .. } => "TooMany",
+        Rejection::NotNow { .. } => "NotNow",
     }
 }
 

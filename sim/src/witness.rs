@@ -12,6 +12,8 @@
 //! | a request is carried out once, and an answer stays true | every answer of apply and every one that a client heard |
 //! | reports count in the order in which they were said | every report that is applied |
 //! | what a host is told never goes back | the revision of every set and change that reaches a host |
+//! | a VM that runs once is started at most once | every start of a VM that was never anything else |
+//! | a clean shutdown lets a VM rest that is rerun on failure | every start after one, against the runs asked for |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,6 +31,14 @@ struct Words {
     deleted_on: BTreeSet<HostUid>,
     /// Whether it was ever to be down.
     halted: bool,
+    /// Whether it was ever to be held.
+    paused: bool,
+    /// Every strategy that it ever had.
+    runs: Vec<RunStrategy>,
+    /// How often it was started since the last restore.
+    starts: u64,
+    /// Where its guest shut itself down, and in which run, as long as its host must know.
+    clean: Option<(usize, Stamp, u64)>,
     /// The most restarts that were asked for.
     restarts: u64,
 }
@@ -114,6 +124,45 @@ impl Witness {
         if on.len() > 1 {
             let on = on.clone();
             self.broken("a VM runs on at most one host", format_args!("{vm} runs on hosts {on:?}"));
+        }
+    }
+
+    /// A VM is started on a machine, for the run of this number.
+    pub(crate) fn judge_run(&mut self, host: usize, vm: VmUid, stamp: Stamp, run: u64) {
+        let Some(words) = self.words.get_mut(&vm) else { return };
+        words.starts += 1;
+        let (starts, clean) = (words.starts, words.clean.take());
+        let is_always = |only| words.runs.iter().all(|run| *run == only);
+        let (is_once, is_rerun) = (is_always(RunStrategy::Once), is_always(RunStrategy::RerunOnFailure));
+        if is_once && starts > 1 {
+            let law = "a VM that runs once is started at most once";
+            self.broken(law, format_args!("{vm} is started on host {host} for the {starts}. time"));
+        }
+        if is_rerun && clean.is_some_and(|(on, by, which)| on == host && by == stamp && run <= which) {
+            let law = "a clean shutdown lets a VM rest that is rerun on failure";
+            self.broken(law, format_args!("{vm} is started again on host {host} for run {run}"));
+        }
+    }
+
+    /// Whether it was ever to be held.
+    pub(crate) fn was_paused(&self, vm: VmUid) -> bool {
+        self.words.get(&vm).is_some_and(|words| words.paused)
+    }
+
+    /// A guest shut itself down in this run, and its host will see that.
+    pub(crate) fn shut_itself_down(&mut self, host: usize, vm: VmUid, stamp: Stamp, run: u64) {
+        self.words.entry(vm).or_default().clean = Some((host, stamp, run));
+    }
+
+    /// How the runs of VMs on this machine ended is not to be seen there any more; none: on no machine.
+    pub(crate) fn ends_forgotten(&mut self, host: Option<usize>) {
+        for words in self.words.values_mut() {
+            if host.is_none() {
+                words.starts = 0;
+            }
+            if words.clean.is_some_and(|(on, ..)| host.is_none_or(|host| host == on)) {
+                words.clean = None;
+            }
         }
     }
 
@@ -244,6 +293,7 @@ impl Witness {
     /// A state of the time of this entry was put back: what was acknowledged later is lost by the operator's will.
     pub(crate) fn put_back(&mut self, index: u64) {
         self.answers.retain(|_, (at, _)| *at <= index);
+        self.ends_forgotten(None);
         self.digests.clear();
     }
 
@@ -258,7 +308,11 @@ impl Witness {
         let Some(vm) = after.or(before).map(berth_model::vm::Vm::uid) else { return };
         if let Some(after) = after {
             let words = self.words.entry(vm).or_default();
-            words.halted |= after.spec.run == RunStrategy::Halted;
+            words.halted |= after.run_now() == RunStrategy::Halted;
+            words.paused |= after.power.paused;
+            if !words.runs.contains(&after.spec.run) {
+                words.runs.push(after.spec.run);
+            }
             words.restarts = words.restarts.max(after.restart_count);
             if let Some(held) = after.assignment.as_ref().filter(|_| after.meta.is_deleting()) {
                 words.deleted_on.insert(held.host);

@@ -81,6 +81,7 @@ pub(super) fn spec(performance: Performance, cpus: u32, memory: Bytes) -> VmSpec
         image: image(),
         disk_size: Bytes::gib(2),
         run: RunStrategy::Always,
+        grace: VmSpec::GRACE,
         user_data: None,
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use berth_model::Bytes;
+use berth_proto::v1;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::placement::Placement;
@@ -45,9 +46,15 @@ pub(crate) enum Verb {
     /// Let a VM run
     Start(Change),
     /// Shut a VM down; it keeps its disk and its place
-    Stop(Change),
+    Stop(Down),
     /// Restart a VM
-    Restart(Change),
+    Restart(Down),
+    /// Reset a VM that runs, as its reset button would
+    Reset(Change),
+    /// Hold the guest code of a VM that runs
+    Pause(Change),
+    /// Let a VM that is paused go on
+    Resume(Change),
     /// Delete a VM and its disk
     #[command(alias = "rm")]
     Delete(Change),
@@ -115,6 +122,39 @@ pub(crate) struct Spec {
     /// Do not start it
     #[arg(long, conflicts_with = "file")]
     pub(crate) halted: bool,
+    /// When it runs [default: always]
+    #[arg(long, value_name = "STRATEGY", conflicts_with_all = ["file", "halted"])]
+    pub(crate) run_strategy: Option<RunStrategy>,
+    /// How long its guest has to shut down before it is ended [default: 30s]
+    #[arg(long, value_name = "SPAN", value_parser = crate::duration::parse, conflicts_with = "file")]
+    pub(crate) grace: Option<Duration>,
+}
+
+/// When a VM runs.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RunStrategy {
+    /// It runs; whatever ends it, it is started again
+    Always,
+    /// It runs; it is started again unless its guest shut itself down
+    RerunOnFailure,
+    /// It runs once for each 'berth vm start'
+    Manual,
+    /// It runs once
+    Once,
+    /// It does not run
+    Halted,
+}
+
+impl From<RunStrategy> for v1::RunStrategy {
+    fn from(run: RunStrategy) -> Self {
+        match run {
+            RunStrategy::Always => Self::Always,
+            RunStrategy::RerunOnFailure => Self::RerunOnFailure,
+            RunStrategy::Manual => Self::Manual,
+            RunStrategy::Once => Self::Once,
+            RunStrategy::Halted => Self::Halted,
+        }
+    }
 }
 
 /// Change what is asked of a VM.
@@ -137,6 +177,12 @@ pub(crate) struct Update {
     /// The size of the disk
     #[arg(long, value_name = "AMOUNT")]
     pub(crate) disk_size: Option<Bytes>,
+    /// When it runs
+    #[arg(long, value_name = "STRATEGY")]
+    pub(crate) run_strategy: Option<RunStrategy>,
+    /// How long its guest has to shut down before it is ended
+    #[arg(long, value_name = "SPAN", value_parser = crate::duration::parse)]
+    pub(crate) grace: Option<Duration>,
     /// How and where: what is given replaces all that was said of its kind.
     #[command(flatten)]
     pub(crate) placement: Placement,
@@ -231,6 +277,17 @@ pub(crate) struct Change {
     /// Whether to wait.
     #[command(flatten)]
     pub(crate) waiting: Waiting,
+}
+
+/// Take one VM down.
+#[derive(Args, Debug)]
+pub(crate) struct Down {
+    /// Which and how.
+    #[command(flatten)]
+    pub(crate) change: Change,
+    /// Give the guest no time: what it did not write to its disk is lost
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Change labels of one VM.

@@ -62,6 +62,15 @@ impl VmService for Scripted {
     async fn stop_vm(&self, _: Request<v1::StopVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         Err(Status::unimplemented("this server is only asked to start VMs"))
     }
+    async fn reset_vm(&self, _: Request<v1::ResetVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        Err(Status::unimplemented("this server is only asked to start VMs"))
+    }
+    async fn pause_vm(&self, _: Request<v1::PauseVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        Err(Status::unimplemented("this server is only asked to start VMs"))
+    }
+    async fn resume_vm(&self, _: Request<v1::ResumeVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        Err(Status::unimplemented("this server is only asked to start VMs"))
+    }
     async fn restart_vm(&self, _: Request<v1::RestartVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         Err(Status::unimplemented("this server is only asked to start VMs"))
     }

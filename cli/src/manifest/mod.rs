@@ -87,6 +87,9 @@ struct Spec {
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 enum RunStrategy {
     Always,
+    RerunOnFailure,
+    Manual,
+    Once,
     Halted,
 }
 
@@ -208,6 +211,9 @@ fn request(document: Document, project: &str) -> v1::CreateVmRequest {
             run_strategy: match run_strategy {
                 None => v1::RunStrategy::Unspecified,
                 Some(RunStrategy::Always) => v1::RunStrategy::Always,
+                Some(RunStrategy::RerunOnFailure) => v1::RunStrategy::RerunOnFailure,
+                Some(RunStrategy::Manual) => v1::RunStrategy::Manual,
+                Some(RunStrategy::Once) => v1::RunStrategy::Once,
                 Some(RunStrategy::Halted) => v1::RunStrategy::Halted,
             }
             .into(),

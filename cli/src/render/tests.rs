@@ -51,6 +51,7 @@ fn spec() -> v1::VmSpec {
         image: "tiny".into(),
         disk_size_bytes: Some(64 << 20),
         run_strategy: v1::RunStrategy::Always.into(),
+        grace_ms: Some(30_000),
         image_sha256: DIGEST.into(),
         image_virtual_size_bytes: 64 << 20,
         ..v1::VmSpec::default()
@@ -102,6 +103,7 @@ fn running() -> v1::Vm {
             accelerator: Some(v1::Accelerator::Tcg.into()),
             ..v1::VmStatus::default()
         }),
+        power: None,
     }
 }
 

@@ -101,7 +101,8 @@ pub(crate) fn show(vm: &VmView, style: Style) -> String {
             format!("{} (sha256 {}, {})", spec.image, short_digest(&status.image_sha256), status.image_virtual_size),
         ),
         ("Disk", spec.disk_size.to_string()),
-        ("Run strategy", spec.run_strategy.clone()),
+        ("Run strategy", run_strategy(vm)),
+        ("Grace", format!("{} s", spec.grace_seconds)),
         ("User data", if status.has_user_data { "given" } else { "none" }.to_owned()),
     ]);
 
@@ -131,6 +132,18 @@ pub(crate) fn show(vm: &VmView, style: Style) -> String {
     }
     text.push_str(&conditions(&status.conditions, style));
     text
+}
+
+/// The strategy, and what is in force beside it.
+fn run_strategy(vm: &VmView) -> String {
+    let mut words = vm.spec.run_strategy.clone();
+    if vm.status.stopped {
+        words.push_str(", stopped until it is started");
+    }
+    if vm.status.paused {
+        words.push_str(", paused until it is resumed");
+    }
+    words
 }
 
 fn placed(placement: &PlacementView, vm: &VmView, style: Style) -> String {
@@ -215,8 +228,19 @@ fn not_placed(unplaced: &UnplacedView, style: Style) -> String {
 }
 
 fn seen(observed: &ObservedView, asked_restarts: u64, style: Style) -> String {
-    let ObservedView { state, stop_reason, accelerator, epoch, restart_count, failures, trouble, degraded, since } =
-        observed;
+    let ObservedView {
+        state,
+        stop_reason,
+        accelerator,
+        epoch,
+        restart_count,
+        reset_count: _,
+        failures,
+        last_end,
+        trouble,
+        degraded,
+        since,
+    } = observed;
     let state = match stop_reason {
         Some(reason) => format!("{state} ({reason})"),
         None => state.clone(),
@@ -228,10 +252,13 @@ fn seen(observed: &ObservedView, asked_restarts: u64, style: Style) -> String {
     }
     rows.push(("Epoch", epoch.to_string()));
     if asked_restarts > 0 || *restart_count > 0 {
-        rows.push(("Restarts", format!("{restart_count} of {asked_restarts} asked for")));
+        rows.push(("Runs", format!("{restart_count} of {asked_restarts} more asked for")));
     }
     if *failures > 0 {
         rows.push(("Failures", format!("{failures} in a row")));
+    }
+    if let Some(ended) = last_end {
+        rows.push(("Last run", format!("ended {} ({})", moment(ended.at, style), ended.reason)));
     }
     if let Some(trouble) = trouble {
         rows.push(("Trouble", format!("{}: {}", trouble.reason, trouble.message)));

@@ -42,6 +42,7 @@ pub(crate) struct SpecView {
     #[serde(serialize_with = "amount")]
     pub(crate) disk_size: Bytes,
     pub(crate) run_strategy: String,
+    pub(crate) grace_seconds: u64,
 }
 
 #[expect(clippy::ref_option, reason = "serde passes references")]
@@ -65,6 +66,15 @@ pub(crate) struct StatusView {
     pub(crate) image_virtual_size: Bytes,
     pub(crate) has_user_data: bool,
     pub(crate) restart_count: u64,
+    /// Resets that were asked for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) reset_count: u64,
+    /// Whether a stop is in force.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) stopped: bool,
+    /// Whether it is to be held.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) paused: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) placement: Option<PlacementView>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,13 +145,30 @@ pub(crate) struct ObservedView {
     pub(crate) accelerator: Option<String>,
     pub(crate) epoch: u64,
     pub(crate) restart_count: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) reset_count: u64,
     pub(crate) failures: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_end: Option<EndedView>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) trouble: Option<TroubleView>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) degraded: Vec<String>,
     #[serde(serialize_with = "time")]
     pub(crate) since: Timestamp,
+}
+
+/// How a run ended.
+#[derive(Serialize, Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EndedView {
+    pub(crate) reason: String,
+    #[serde(serialize_with = "time")]
+    pub(crate) at: Timestamp,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What hinders it.
@@ -153,7 +180,8 @@ pub(crate) struct TroubleView {
 
 impl From<v1::Vm> for VmView {
     fn from(wire: v1::Vm) -> Self {
-        let v1::Vm { meta, spec, restart_count, assignment, unplaced, observed, status } = wire;
+        let v1::Vm { meta, spec, restart_count, assignment, unplaced, observed, status, power } = wire;
+        let power = power.unwrap_or_default();
         let v1::VmSpec {
             instance_type,
             cpus,
@@ -170,6 +198,7 @@ impl From<v1::Vm> for VmView {
             tuning,
             devices,
             rules,
+            grace_ms,
         } = spec.unwrap_or_default();
         let v1::VmStatus { phase, message, host, host_name, conditions, accelerator: kind } =
             status.unwrap_or_default();
@@ -189,6 +218,7 @@ impl From<v1::Vm> for VmView {
                 image,
                 disk_size: Bytes(disk_size_bytes.unwrap_or_default()),
                 run_strategy: word::<v1::RunStrategy>(run_strategy),
+                grace_seconds: grace_ms.unwrap_or_default() / 1000,
             },
             status: StatusView {
                 phase: word::<v1::VmPhase>(phase),
@@ -199,6 +229,9 @@ impl From<v1::Vm> for VmView {
                 image_virtual_size: Bytes(image_virtual_size_bytes),
                 has_user_data,
                 restart_count,
+                reset_count: power.reset_count,
+                stopped: power.off,
+                paused: power.paused,
                 placement: assignment.map(Into::into),
                 unplaced: unplaced.map(Into::into),
                 observed: observed.map(Into::into),
@@ -267,6 +300,8 @@ impl From<v1::Observed> for ObservedView {
             trouble,
             degraded,
             since_ms,
+            reset_count,
+            last_end,
         } = wire;
         Self {
             state: word::<v1::DomainState>(state),
@@ -274,7 +309,12 @@ impl From<v1::Observed> for ObservedView {
             accelerator: kind.map(accelerator),
             epoch,
             restart_count,
+            reset_count,
             failures,
+            last_end: last_end.map(|v1::Ended { reason, at_ms }| EndedView {
+                reason: word::<v1::StopReason>(reason),
+                at: Timestamp::from_millis(at_ms),
+            }),
             trouble: trouble.map(|v1::Trouble { reason, message }| TroubleView { reason, message }),
             degraded,
             since: Timestamp::from_millis(since_ms),

@@ -116,8 +116,8 @@ pub fn concerned(change: &Change) -> impl Iterator<Item = HostUid> {
 
 /// What of a VM goes into its host's set. What its host reported of it does not, and that is what changes most.
 fn told(vm: &Vm) -> impl PartialEq {
-    let Vm { meta, spec, restart_count, assignment, unplaced: _, observed: _ } = vm;
-    (&meta.project, &meta.name, meta.is_deleting(), spec, *restart_count, assignment)
+    let Vm { meta, spec, restart_count, power, assignment, unplaced: _, observed: _ } = vm;
+    (&meta.project, &meta.name, meta.is_deleting(), spec, *restart_count, *power, assignment)
 }
 
 fn host_of(vm: &Vm) -> Option<HostUid> {
@@ -143,6 +143,7 @@ fn entry(vm: &Vm, incarnation: Incarnation, seal: &dyn Seal) -> Result<DesiredEn
         spec,
         assignment,
         restart_count: vm.restart_count,
+        power: vm.power,
         user_data,
     };
     Ok(DesiredEntry::Present(Box::new(present), stamp))

@@ -117,6 +117,8 @@ impl From<Rejection> for Error {
             Rejection::BuiltIn { .. } => Self::new(Kind::Precondition, "BE-2013", message)
                 .hint("create one of your own under another name"),
             Rejection::TooMany { .. } => Self::new(Kind::Invalid, "BE-1013", message).hint("remove some first"),
+            Rejection::NotNow { .. } => Self::new(Kind::Precondition, "BE-2014", message)
+                .hint("'berth vm show' shows how it is; docs/operations/vm-lifecycle.md tells what can be done then"),
             Rejection::AlreadyBootstrapped
             | Rejection::NeedsClusterVersion { .. }
             | Rejection::PlanOutdated

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use berth_model::host::Host;
 use berth_model::instancetype::PreferenceSpec;
-use berth_model::vm::{RunStrategy, Vm, VmStatus};
+use berth_model::vm::{Vm, VmStatus};
 use berth_model::{Actor, Meta, RequestId, Revision, VmUid};
 use berth_state::requests::Verdict;
 use berth_state::{Applied, Batch, Body, Cluster, Command, Outcome, Rejection};
@@ -215,14 +215,34 @@ impl Control {
         self.change(caller, |view| admit::delete_preference(view, name)).await
     }
 
-    /// Starts or stops a VM.
-    pub async fn set_run(&self, caller: &Caller, target: &Target, run: RunStrategy) -> Result<Answer, Error> {
-        self.change_vm(caller, target, |vm, expect| Body::SetRun { vm, run, expect }).await
+    /// Starts a VM.
+    pub async fn start_vm(&self, caller: &Caller, target: &Target) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::StartVm { vm, expect }).await
     }
 
-    /// Restarts a VM.
-    pub async fn restart_vm(&self, caller: &Caller, target: &Target) -> Result<Answer, Error> {
-        self.change_vm(caller, target, |vm, expect| Body::RestartVm { vm, expect }).await
+    /// Stops a VM, with or without time for its guest.
+    pub async fn stop_vm(&self, caller: &Caller, target: &Target, force: bool) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::StopVm { vm, force, expect }).await
+    }
+
+    /// Restarts a VM, with or without time for its guest.
+    pub async fn restart_vm(&self, caller: &Caller, target: &Target, force: bool) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::RestartVm { vm, force, expect }).await
+    }
+
+    /// Resets a VM that runs.
+    pub async fn reset_vm(&self, caller: &Caller, target: &Target) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::ResetVm { vm, expect }).await
+    }
+
+    /// Holds a VM's guest code.
+    pub async fn pause_vm(&self, caller: &Caller, target: &Target) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::PauseVm { vm, expect }).await
+    }
+
+    /// Lets a VM that is paused go on.
+    pub async fn resume_vm(&self, caller: &Caller, target: &Target) -> Result<Answer, Error> {
+        self.change_vm(caller, target, |vm, expect| Body::ResumeVm { vm, expect }).await
     }
 
     /// Sets and removes labels of a VM.

@@ -2,7 +2,10 @@
 //! any member, at one revision (architecture v16).
 
 use berth_model::host::{Host, Liveness};
-use berth_model::vm::{Accelerator, Assignment, DomainState, RunStrategy, StopReason, Vm, VmPhase, VmStatus};
+use berth_model::vm::{
+    Accelerator, Assignment, DomainState, Ended, Observed, Past, Rest, RunStrategy, StopReason, Vm, VmPhase, VmStatus,
+    shall_start,
+};
 use berth_model::{Condition, ConditionStatus, Timestamp};
 use berth_state::Cluster;
 
@@ -13,6 +16,7 @@ pub fn derive(view: &Cluster, vm: &Vm) -> VmStatus {
     let mut conditions = vec![placed(vm), ready(vm, phase, &message)];
     conditions.extend(accelerated(vm, host.map(AsRef::as_ref)));
     conditions.extend(degraded(vm));
+    conditions.extend(last_run(vm));
     conditions.sort_by(|a, b| a.kind.cmp(&b.kind));
     VmStatus { phase, message, host: host.map(|host| (host.uid(), host.meta.name.clone())), conditions }
 }
@@ -31,7 +35,8 @@ fn phase(vm: &Vm, host: Option<&Host>) -> (VmPhase, String) {
     };
     if let Some(host) = silent {
         let message = format!(
-            "host {} is {} since {}; the VM may well run, and is not started elsewhere",
+            "host {} is {} since {}; the VM may well run, and is not started elsewhere; what is asked of it is done when the \
+             host is heard of again",
             host.meta.name, host.liveness, host.liveness_since
         );
         return (VmPhase::Unknown, message);
@@ -40,24 +45,60 @@ fn phase(vm: &Vm, host: Option<&Host>) -> (VmPhase, String) {
         return (VmPhase::Assigned, String::new());
     };
     let trouble = observed.trouble.as_ref().map_or_else(String::new, |(reason, sentence)| coded(reason, sentence));
-    match (observed.state, vm.spec.run) {
-        (DomainState::Running, RunStrategy::Always) if observed.restart_count < vm.restart_count => {
+    let is_halted = vm.run_now() == RunStrategy::Halted;
+    match observed.state {
+        DomainState::Running if is_halted => (VmPhase::Stopping, trouble),
+        DomainState::Running if observed.restart_count < vm.restart_count => {
             (VmPhase::Stopping, "a restart was asked for".into())
         }
-        (DomainState::Running, RunStrategy::Always) => (VmPhase::Running, trouble),
-        (DomainState::Running, RunStrategy::Halted) | (DomainState::Stopping, _) => (VmPhase::Stopping, trouble),
-        (DomainState::Starting, _) => (VmPhase::Starting, trouble),
-        (DomainState::Paused, _) => (VmPhase::Paused, trouble),
-        (DomainState::Stopped(_), RunStrategy::Halted) => (VmPhase::Stopped, trouble),
-        (DomainState::Stopped(StopReason::NeverStarted | StopReason::Asked), RunStrategy::Always)
-            if observed.failures == 0 =>
+        DomainState::Running => (VmPhase::Running, trouble),
+        DomainState::Stopping => (VmPhase::Stopping, trouble),
+        DomainState::Starting => (VmPhase::Starting, trouble),
+        DomainState::Paused if !vm.power.paused && trouble.is_empty() => {
+            let why = "its guest code is held; where nobody asked for that, QEMU does it after an error of a disk; \
+                       'berth vm resume' lets it go on";
+            (VmPhase::Paused, why.into())
+        }
+        DomainState::Paused => (VmPhase::Paused, trouble),
+        DomainState::Stopped(reason) => down(vm, observed, reason, trouble),
+        DomainState::Panicked => down(vm, observed, StopReason::Panicked, trouble),
+    }
+}
+
+/// How a VM is that does not run.
+fn down(vm: &Vm, observed: &Observed, reason: StopReason, trouble: String) -> (VmPhase, String) {
+    match shall_start(vm.run_now(), vm.restart_count, Past::of(observed)) {
+        Err(Rest::Halted) => (VmPhase::Stopped, trouble),
+        Err(Rest::NotAsked) => (VmPhase::Stopped, "nobody started it yet: its run strategy is Manual".into()),
+        Err(Rest::Over(reason)) => (VmPhase::Stopped, over(vm.spec.run, reason)),
+        Ok(()) if vm.power.paused => (VmPhase::Paused, trouble),
+        Ok(())
+            if observed.failures == 0
+                && (matches!(reason, StopReason::NeverStarted | StopReason::Asked)
+                    || vm.restart_count > observed.restart_count) =>
         {
             let phase = if trouble.is_empty() { VmPhase::Starting } else { VmPhase::Failing };
             (phase, trouble)
         }
-        (DomainState::Stopped(reason), RunStrategy::Always) => {
-            (VmPhase::Failing, failing(reason, observed.failures, &trouble))
-        }
+        Ok(()) => (VmPhase::Failing, failing(reason, observed.failures, &trouble)),
+    }
+}
+
+/// Why a VM's last run was its last.
+fn over(run: RunStrategy, reason: StopReason) -> String {
+    format!("{}; by its run strategy {run} it is not started again", in_words(reason))
+}
+
+/// How a run ended.
+const fn in_words(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::NeverStarted => "it has not started yet",
+        StopReason::GuestShutdown => "its guest shut itself down",
+        StopReason::Asked => "it was stopped",
+        StopReason::Crashed => "its QEMU ended or was killed",
+        StopReason::StartFailed => "it could not be started",
+        StopReason::Unknown => "it ended for a reason that its host does not know, such as a power cut",
+        StopReason::Panicked => "its guest's kernel gave up",
     }
 }
 
@@ -75,16 +116,39 @@ fn coded(reason: &str, sentence: &str) -> String {
 }
 
 fn failing(reason: StopReason, failures: u32, trouble: &str) -> String {
-    let why = match reason {
-        StopReason::NeverStarted => "it has not started yet",
-        StopReason::GuestShutdown => "the guest shut itself down; it is started again",
-        StopReason::Asked => "it was stopped and is started again",
-        StopReason::Crashed => "it crashed; it is started again after a pause",
-        StopReason::StartFailed => "it could not be started; it is tried again after a pause",
-        StopReason::Unknown => "it does not run, for a reason the host does not know; it is started again",
+    let next = match reason {
+        StopReason::NeverStarted => "",
+        StopReason::GuestShutdown | StopReason::Asked | StopReason::Unknown => "; it is started again",
+        StopReason::Crashed | StopReason::Panicked => "; it is started again after a pause",
+        StopReason::StartFailed => "; it is tried again after a pause",
     };
-    let times = if failures > 1 { format!(" ({failures} times in a row)") } else { String::new() };
-    if trouble.is_empty() { format!("{why}{times}") } else { format!("{why}{times}: {trouble}") }
+    let why = in_words(reason);
+    let times = if failures > 1 { format!(" ({failures} failures in a row)") } else { String::new() };
+    if trouble.is_empty() { format!("{why}{next}{times}") } else { format!("{why}{next}{times}: {trouble}") }
+}
+
+/// How the run before the present one ended, if it did not end well: a VM that was started again says why.
+fn last_run(vm: &Vm) -> Option<Condition> {
+    let observed = vm.observed.as_ref()?;
+    let Ended { reason, at } = observed.last_end?;
+    let status = match reason {
+        StopReason::GuestShutdown | StopReason::Asked => return None,
+        StopReason::NeverStarted
+        | StopReason::Crashed
+        | StopReason::StartFailed
+        | StopReason::Unknown
+        | StopReason::Panicked => ConditionStatus::False,
+    };
+    let word = match reason {
+        StopReason::Crashed => "Crashed",
+        StopReason::Panicked => "GuestPanicked",
+        _ => "Unknown",
+    };
+    let failures = match observed.failures {
+        0 => String::new(),
+        count => format!("; {count} starts in a row failed or ended in a crash"),
+    };
+    Some(condition("LastRunEndedWell", status, word, format!("{}{failures}", in_words(reason)), at))
 }
 
 fn waiting(vm: &Vm) -> String {

@@ -29,7 +29,8 @@ macro_rules! changes {
 }
 
 changes! {
-    v1::CreateVmRequest, v1::StartVmRequest, v1::StopVmRequest, v1::RestartVmRequest, v1::DeleteVmRequest,
+    v1::CreateVmRequest, v1::StartVmRequest, v1::StopVmRequest, v1::RestartVmRequest, v1::ResetVmRequest, v1::PauseVmRequest,
+    v1::ResumeVmRequest, v1::DeleteVmRequest,
     v1::UpdateLabelsRequest, v1::CreateImageRequest, v1::DeleteImageRequest, v1::AdoptOrphanRequest,
     v1::RemoveOrphanRequest, v1::UpdateVmRequest, v1::UpdateHostRequest, v1::ConfirmDeadRequest, v1::RemoveHostRequest,
     v1::CreateInstanceTypeRequest, v1::DeleteInstanceTypeRequest, v1::CreatePreferenceRequest,

@@ -8,7 +8,7 @@ use berth_control::{Answer, status};
 use berth_model::Name;
 use berth_model::instancetype::PreferenceSpec;
 use berth_model::placement::Rules;
-use berth_model::vm::{DeviceDemand, RunStrategy, Vm};
+use berth_model::vm::{DeviceDemand, Vm};
 use berth_proto::ConvertError;
 use berth_proto::convert::vm_to_wire;
 use berth_proto::status::to_status;
@@ -94,21 +94,42 @@ impl VmService for Service {
     async fn start_vm(&self, request: Request<v1::StartVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         let (caller, id, request) = caller::change("StartVm", request)?;
         let target = caller::target(request.write.as_ref(), &request.project, &request.name);
-        let done = self.0.control.set_run(&caller, &target, RunStrategy::Always).await.map_err(error::status)?;
+        let done = self.0.control.start_vm(&caller, &target).await.map_err(error::status)?;
         Ok(answer(&done, id))
     }
 
     async fn stop_vm(&self, request: Request<v1::StopVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         let (caller, id, request) = caller::change("StopVm", request)?;
         let target = caller::target(request.write.as_ref(), &request.project, &request.name);
-        let done = self.0.control.set_run(&caller, &target, RunStrategy::Halted).await.map_err(error::status)?;
+        let done = self.0.control.stop_vm(&caller, &target, request.force).await.map_err(error::status)?;
         Ok(answer(&done, id))
     }
 
     async fn restart_vm(&self, request: Request<v1::RestartVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
         let (caller, id, request) = caller::change("RestartVm", request)?;
         let target = caller::target(request.write.as_ref(), &request.project, &request.name);
-        let done = self.0.control.restart_vm(&caller, &target).await.map_err(error::status)?;
+        let done = self.0.control.restart_vm(&caller, &target, request.force).await.map_err(error::status)?;
+        Ok(answer(&done, id))
+    }
+
+    async fn reset_vm(&self, request: Request<v1::ResetVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        let (caller, id, request) = caller::change("ResetVm", request)?;
+        let target = caller::target(request.write.as_ref(), &request.project, &request.name);
+        let done = self.0.control.reset_vm(&caller, &target).await.map_err(error::status)?;
+        Ok(answer(&done, id))
+    }
+
+    async fn pause_vm(&self, request: Request<v1::PauseVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        let (caller, id, request) = caller::change("PauseVm", request)?;
+        let target = caller::target(request.write.as_ref(), &request.project, &request.name);
+        let done = self.0.control.pause_vm(&caller, &target).await.map_err(error::status)?;
+        Ok(answer(&done, id))
+    }
+
+    async fn resume_vm(&self, request: Request<v1::ResumeVmRequest>) -> Result<Response<v1::VmAnswer>, Status> {
+        let (caller, id, request) = caller::change("ResumeVm", request)?;
+        let target = caller::target(request.write.as_ref(), &request.project, &request.name);
+        let done = self.0.control.resume_vm(&caller, &target).await.map_err(error::status)?;
         Ok(answer(&done, id))
     }
 
@@ -193,6 +214,7 @@ pub(super) fn spec_request(spec: v1::VmSpec) -> Result<CreateVm, Status> {
         tuning,
         devices,
         rules,
+        grace_ms,
     } = spec;
     if has_user_data || !image_sha256.is_empty() || image_virtual_size_bytes != 0 {
         let message = "spec.has_user_data, spec.image_sha256 and spec.image_virtual_size_bytes are only read";
@@ -205,10 +227,8 @@ pub(super) fn spec_request(spec: v1::VmSpec) -> Result<CreateVm, Status> {
         Ok(v1::Performance::Density) => "density".into(),
         Err(_) => performance.to_string(),
     };
-    let run = match v1::RunStrategy::try_from(run_strategy) {
-        Ok(v1::RunStrategy::Unspecified) => String::new(),
-        Ok(v1::RunStrategy::Always) => "Always".into(),
-        Ok(v1::RunStrategy::Halted) => "Halted".into(),
+    let run = match berth_proto::convert::run_strategy(run_strategy, "spec.run_strategy") {
+        Ok(run) => run.map_or_else(String::new, |run| run.to_string()),
         Err(_) => run_strategy.to_string(),
     };
     let malformed = |field: String| move |why: ConvertError| error::malformed(&why.within(field));
@@ -231,6 +251,7 @@ pub(super) fn spec_request(spec: v1::VmSpec) -> Result<CreateVm, Status> {
         image,
         disk_size: disk_size_bytes,
         run,
+        grace: grace_ms,
         user_data,
         ..CreateVm::default()
     })

@@ -42,6 +42,7 @@ fn main() {
         },
         disk_size: Bytes::mib(64),
         run: RunStrategy::Always,
+        grace: VmSpec::GRACE,
         user_data: None,
     };
     let vm = |number: u64| VmUid(Uid::from_bits(u128::from(number) * 0x9e37_79b9_7f4a_7c15_f39c_c060));

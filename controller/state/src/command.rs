@@ -100,7 +100,7 @@ pub enum Body {
         /// What is asked of it.
         spec: Box<VmSpec>,
     },
-    /// An operator starts or stops a VM.
+    /// An operator changes when a VM should run.
     SetRun {
         /// Which.
         vm: VmUid,
@@ -113,6 +113,8 @@ pub enum Body {
     RestartVm {
         /// Which.
         vm: VmUid,
+        /// Whether to give the guest no time.
+        force: bool,
         /// What the operator saw.
         expect: Expect,
     },
@@ -276,6 +278,43 @@ pub enum Body {
         /// Its name.
         name: Name,
     },
+    /// An operator starts a VM.
+    StartVm {
+        /// Which.
+        vm: VmUid,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator stops a VM.
+    StopVm {
+        /// Which.
+        vm: VmUid,
+        /// Whether to give the guest no time.
+        force: bool,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator resets a VM that runs.
+    ResetVm {
+        /// Which.
+        vm: VmUid,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator has the guest code of a VM held.
+    PauseVm {
+        /// Which.
+        vm: VmUid,
+        /// What the operator saw.
+        expect: Expect,
+    },
+    /// An operator lets a VM go on.
+    ResumeVm {
+        /// Which.
+        vm: VmUid,
+        /// What the operator saw.
+        expect: Expect,
+    },
 }
 
 /// Who a host is and where it answers, as its session's first word said and its certificate proved.
@@ -319,6 +358,11 @@ impl Body {
             Self::DeleteInstanceType { .. } => "DeleteInstanceType",
             Self::CreatePreference { .. } => "CreatePreference",
             Self::DeletePreference { .. } => "DeletePreference",
+            Self::StartVm { .. } => "StartVm",
+            Self::StopVm { .. } => "StopVm",
+            Self::ResetVm { .. } => "ResetVm",
+            Self::PauseVm { .. } => "PauseVm",
+            Self::ResumeVm { .. } => "ResumeVm",
         }
     }
 
@@ -348,7 +392,12 @@ impl Body {
             | Self::CreateInstanceType { .. }
             | Self::DeleteInstanceType { .. }
             | Self::CreatePreference { .. }
-            | Self::DeletePreference { .. } => 1,
+            | Self::DeletePreference { .. }
+            | Self::StartVm { .. }
+            | Self::StopVm { .. }
+            | Self::ResetVm { .. }
+            | Self::PauseVm { .. }
+            | Self::ResumeVm { .. } => 1,
         }
     }
 }

@@ -287,7 +287,7 @@ fn unversioned(meta: &Meta) -> Meta {
 }
 
 fn without_secret(vm: &Vm) -> Vm {
-    let Vm { meta, spec, restart_count, assignment, unplaced, observed } = vm;
+    let Vm { meta, spec, restart_count, power, assignment, unplaced, observed } = vm;
     let VmSpec {
         instance_type,
         preference,
@@ -300,6 +300,7 @@ fn without_secret(vm: &Vm) -> Vm {
         image,
         disk_size,
         run,
+        grace,
         user_data,
     } = spec;
     let emptied = |sealed: &Sealed| Sealed { key_id: sealed.key_id.clone(), nonce: Vec::new(), ciphertext: Vec::new() };
@@ -317,9 +318,11 @@ fn without_secret(vm: &Vm) -> Vm {
             image: image.clone(),
             disk_size: *disk_size,
             run: *run,
+            grace: *grace,
             user_data: user_data.as_ref().map(emptied),
         },
         restart_count: *restart_count,
+        power: *power,
         assignment: assignment.clone(),
         unplaced: unplaced.clone(),
         observed: observed.clone(),

@@ -223,6 +223,16 @@ pub enum Rejection {
         /// As many as it may have.
         most: u64,
     },
+    /// The VM is not in a state for it.
+    #[error("VM {name:?} cannot be {what}: {why}")]
+    NotNow {
+        /// Its name.
+        name: String,
+        /// Such as `paused`.
+        what: String,
+        /// Such as `it does not run`.
+        why: String,
+    },
 }
 
 /// One object before and after a change.

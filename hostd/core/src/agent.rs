@@ -10,6 +10,7 @@
 //! It reads no clock and draws no number: [`Now`] and entropy come in with every input. The daemon and the simulation
 //! drive exactly this value.
 
+mod ended;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use berth_model::condition::{self, Condition, ConditionStatus};
 use berth_model::host::{Inventory, Orphan};
 use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::session::{DesiredEntry, Hello, Holding, PROTOCOL, UserData, VmReport};
+use berth_model::vm::DomainState;
 use berth_model::{Millis, Stamp, Timestamp, VmUid};
 
 use crate::backend::{BackendError, DomainSeen};
@@ -293,76 +295,6 @@ impl Agent {
         self.user_data.retain(|vm, _| matches!(ledger.entries().get(vm), Some(Entry::Present(_))));
     }
 
-    fn executed(&mut self, vm: VmUid, outcome: &Outcome, now: Now, outputs: &mut Vec<Output>) {
-        let Some(InFlight { step, stamp }) = self.in_flight.remove(&vm) else { return };
-        let progress = self.progress.entry(vm).or_default();
-        if let (Step::Shutdown(_), Some(asked)) = (&step, &mut progress.asked) {
-            // The grace counts from when the guest could first have heard, not from when the step was put in line.
-            let first = if asked.first == asked.last { now.boot } else { asked.first };
-            *asked = Asked { first, last: now.boot };
-        }
-        progress.under_way = None;
-        progress.stale_scans = self.scans.number;
-        progress.left = None;
-        self.scans.wanted = true;
-        match outcome {
-            Outcome::Lapsed => {}
-            Outcome::Done => {
-                progress.errors = 0;
-                progress.next_try = None;
-                match step {
-                    Step::Prepare(domain) => progress.prepared = Some(domain),
-                    Step::Start(domain) => {
-                        *progress = Progress { stale_scans: progress.stale_scans, ..Progress::default() };
-                        let journal = self.ledger.journal(vm).started(domain.mark.restart_count, now);
-                        self.ledger.set_journal(vm, journal);
-                    }
-                    Step::Remove { .. } => {
-                        progress.removed = Some(stamp);
-                        progress.trouble = None;
-                    }
-                    Step::ForceOff(_) => progress.trouble = None,
-                    Step::Repin { .. } => progress.misplaced = None,
-                    Step::Shutdown(_) | Step::ReadBack(_) => {}
-                }
-            }
-            Outcome::Failed(error) => {
-                progress.prepared = None;
-                match &step {
-                    // It runs on, on its old threads.
-                    Step::Repin { .. } => progress.misplaced = Some(error.to_string()),
-                    // That it was not done is seen of the domain itself.
-                    Step::ReadBack(_) => {}
-                    Step::Prepare(_) | Step::Start(_) | Step::Shutdown(_) | Step::ForceOff(_) | Step::Remove { .. } => {
-                        progress.trouble = Some(trouble(error));
-                    }
-                }
-                let known_to_have_failed = match error {
-                    BackendError::Failed { .. } => true,
-                    BackendError::Unreachable { .. } => false,
-                };
-                match step {
-                    Step::Prepare(_) | Step::Start(_) if known_to_have_failed => {
-                        let journal = self.ledger.journal(vm).start_failed(now);
-                        self.ledger.set_journal(vm, journal);
-                    }
-                    // The request is repeated anyway, and the grace runs on.
-                    Step::Shutdown(_) => {}
-                    Step::Prepare(_)
-                    | Step::Start(_)
-                    | Step::ForceOff(_)
-                    | Step::Repin { .. }
-                    | Step::ReadBack(_)
-                    | Step::Remove { .. } => {
-                        progress.stumble(now.boot);
-                    }
-                }
-                let (step, error) = (step.name(), error.to_string());
-                outputs.push(Output::Tell(Event::StepFailed { vm, step, error }));
-            }
-        }
-    }
-
     fn scanned(&mut self, number: u64, result: Result<Vec<DomainSeen>, BackendError>, now: Now) {
         if !self.scans.under_way || number != self.scans.number {
             return;
@@ -389,8 +321,16 @@ impl Agent {
                 continue;
             }
             let domain = scan.domains.get(&vm);
-            let journal = self.ledger.journal(vm).observed(domain, progress.taken_down, now);
-            progress.seen(&self.ledger.entries()[&vm], domain);
+            let entry = &self.ledger.entries()[&vm];
+            let mut journal = self.ledger.journal(vm).observed(domain, progress.taken_down, now);
+            if let Entry::Present(berth) = entry
+                && !berth.power.paused
+                && domain.is_some_and(|domain| domain.state == DomainState::Running)
+            {
+                // It goes on, whoever let it.
+                journal.resume_done = berth.power.resume_count;
+            }
+            progress.seen(entry, domain, &journal);
             self.ledger.set_journal(vm, journal);
         }
         let (entries, in_flight) = (self.ledger.entries(), &self.in_flight);
@@ -434,7 +374,15 @@ impl Agent {
         let mut wake_at = self.session.deadline();
         if self.persisting.is_none() {
             let plan = self.plan(now);
-            if plan.gone.is_empty() {
+            if !plan.begins.is_empty() && !self.draining {
+                // On disk before it is begun: a run that may have begun is never begun again.
+                for vm in plan.begins {
+                    let journal = self.ledger.journal(vm).begun();
+                    self.ledger.set_journal(vm, journal);
+                    self.progress.entry(vm).or_default().begun = true;
+                }
+                self.persist(outputs);
+            } else if plan.gone.is_empty() {
                 wake_at = earliest(wake_at, plan.wake_at);
                 if !self.draining {
                     self.begin(plan.steps, plan.looks, now, outputs);
@@ -499,7 +447,7 @@ impl Agent {
             let progress = self.progress.entry(vm).or_default();
             progress.under_way = Some(UnderWay::of(&step));
             let before = match &step {
-                Step::Prepare(_) | Step::Start(_) => permitted_until,
+                Step::Prepare(_) | Step::Start(_) | Step::Resume { .. } | Step::Reset { .. } => permitted_until,
                 Step::Shutdown(_) => {
                     let first = progress.asked.map_or(now.boot, |asked| asked.first);
                     progress.asked = Some(Asked { first, last: now.boot });
@@ -510,7 +458,7 @@ impl Agent {
                     progress.taken_down = true;
                     None
                 }
-                Step::Repin { .. } | Step::ReadBack(_) | Step::Remove { .. } => None,
+                Step::Pause(_) | Step::Repin { .. } | Step::ReadBack(_) | Step::Remove { .. } => None,
             };
             self.in_flight.insert(vm, InFlight { step: step.clone(), stamp });
             outputs.push(Output::Execute { step, before });

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::vm::RunStrategy;
+use berth_model::vm::{RunStrategy, shall_start};
 use berth_model::{Millis, Stamp, VmUid};
 
 use crate::backend::DomainSeen;
@@ -25,6 +25,8 @@ pub enum UnderWay {
     Tending,
     /// [`Step::Remove`].
     Removing,
+    /// [`Step::Pause`], [`Step::Resume`] or [`Step::Reset`].
+    Steering,
 }
 
 impl UnderWay {
@@ -35,6 +37,7 @@ impl UnderWay {
             Step::Shutdown(_) | Step::ForceOff(_) => Self::Stopping,
             Step::Repin { .. } | Step::ReadBack(_) => Self::Tending,
             Step::Remove { .. } => Self::Removing,
+            Step::Pause(_) | Step::Resume { .. } | Step::Reset { .. } => Self::Steering,
         }
     }
 }
@@ -57,6 +60,8 @@ pub struct Progress {
     pub stale_scans: u64,
     /// When the guest was asked to shut down, while that is still wanted.
     pub asked: Option<Asked>,
+    /// Whether the start that is due was written down as begun, and by this run of the daemon: it may still be made.
+    pub begun: bool,
     /// Whether its end, when it comes, is of our doing.
     pub taken_down: bool,
     /// What was prepared for the next start.
@@ -95,10 +100,10 @@ impl Progress {
     }
 
     /// A scan that is not older than the last step showed the domain like this.
-    pub(crate) fn seen(&mut self, entry: &Entry, domain: Option<&DomainSeen>) {
+    pub(crate) fn seen(&mut self, entry: &Entry, domain: Option<&DomainSeen>, journal: &Journal) {
         let active = domain.filter(|domain| is_active(domain.state));
         let (shall_run, may_run) = match entry {
-            Entry::Present(berth) => (berth.run == RunStrategy::Always, true),
+            Entry::Present(berth) => (berth.run_now() != RunStrategy::Halted, true),
             Entry::Absent(_) => (false, false),
         };
         match active {
@@ -116,7 +121,9 @@ impl Progress {
             None => {
                 self.asked = None;
                 self.misplaced = None;
-                if may_run && !shall_run {
+                if let Entry::Present(berth) = entry
+                    && shall_start(berth.run_now(), berth.restart_count, journal.past()).is_err()
+                {
                     self.trouble = None;
                 }
             }

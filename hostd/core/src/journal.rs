@@ -3,7 +3,7 @@
 //! The journal is folded from what scans show and what steps answered; it never instructs anything by itself. A crash
 //! is counted once because the journal knows that the domain ran before, also when the daemon was away meanwhile.
 
-use berth_model::vm::{DomainState, StopReason};
+use berth_model::vm::{DomainState, Ended, Past, StopReason};
 use berth_model::{Millis, Stamp, Timestamp};
 
 use crate::backend::DomainSeen;
@@ -41,14 +41,22 @@ pub enum Run {
 /// What is remembered of one VM.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Journal {
-    /// The last restart that was carried out.
+    /// The last run that was asked for and begun.
     pub restart_done: u64,
+    /// The last word to go on that was obeyed.
+    pub resume_done: u64,
+    /// The last reset that was carried out.
+    pub reset_done: u64,
+    /// Whether any run may have begun.
+    pub begun: bool,
     /// Starts that failed or ended in a crash, in a row.
     pub failures: u32,
     /// No start before then.
     pub next_try: Option<BootTime>,
     /// Its last run.
     pub run: Run,
+    /// How the last run ended that did; kept while the next one lasts.
+    pub last_end: Option<Ended>,
     /// It was found gone, as an `Absent` entry of this stamp asked.
     pub gone: Option<Stamp>,
 }
@@ -65,6 +73,7 @@ impl Journal {
     pub fn observed(mut self, seen: Option<&DomainSeen>, asked: bool, now: Now) -> Self {
         let ended = match seen {
             Some(DomainSeen { state: DomainState::Stopped(reason), .. }) => *reason,
+            Some(DomainSeen { state: DomainState::Panicked, .. }) => StopReason::Panicked,
             None => StopReason::Unknown,
             Some(domain) => {
                 let fresh = Run::Running { since: domain.since.unwrap_or(now.wall), from: Some(now.boot) };
@@ -75,22 +84,25 @@ impl Journal {
                     Run::Never | Run::Stopped { .. } => self.run = fresh,
                 }
                 self.restart_done = self.restart_done.max(domain.mark.restart_count);
+                self.begun = true;
                 self.next_try = None;
                 self.gone = None;
                 self.forget_failures_after_a_long_run(now);
                 return self;
             }
         };
-        if seen.is_some() {
+        if let Some(domain) = seen {
             self.gone = None;
+            self.ended_unseen(domain, ended);
         }
         if matches!(self.run, Run::Running { .. }) {
             self.forget_failures_after_a_long_run(now);
-            let reason = if asked { StopReason::Asked } else { ended };
+            let reason = if asked && ended != StopReason::Panicked { StopReason::Asked } else { ended };
             let since = seen.and_then(|domain| domain.since).unwrap_or(now.wall);
             self.run = Run::Stopped { reason, since };
+            self.last_end = Some(Ended { reason, at: since });
             match reason {
-                StopReason::Crashed => self.failed(now),
+                StopReason::Crashed | StopReason::Panicked => self.failed(now),
                 // A guest that ends at once on every boot must not spin the host.
                 StopReason::GuestShutdown => self.next_try = Some(now.boot.plus(FIRST_PAUSE)),
                 StopReason::NeverStarted | StopReason::Asked | StopReason::StartFailed | StopReason::Unknown => {}
@@ -99,10 +111,41 @@ impl Journal {
         self
     }
 
+    /// What was never seen to run, and says itself how it ended, ran while nobody looked.
+    fn ended_unseen(&mut self, domain: &DomainSeen, ended: StopReason) {
+        let ran = match ended {
+            StopReason::GuestShutdown | StopReason::Crashed | StopReason::Panicked => true,
+            StopReason::NeverStarted | StopReason::Asked | StopReason::StartFailed | StopReason::Unknown => false,
+        };
+        let is_news = match self.run {
+            Run::Never => true,
+            Run::Running { .. } => false,
+            // A new run of which only the end is seen; how an earlier one ended is known already.
+            Run::Stopped { reason, .. } => {
+                domain.mark.restart_count > self.restart_done || (ended == StopReason::Panicked && reason != ended)
+            }
+        };
+        if ran && is_news {
+            self.restart_done = self.restart_done.max(domain.mark.restart_count);
+            self.begun = true;
+            self.run = Run::Running { since: domain.since.unwrap_or_default(), from: None };
+        }
+    }
+
+    /// What it says of the VM's runs.
+    pub const fn past(&self) -> Past {
+        let ended = match self.run {
+            Run::Never | Run::Running { .. } => None,
+            Run::Stopped { reason, .. } => Some(reason),
+        };
+        Past { done: self.restart_done, begun: self.begun, ended }
+    }
+
     /// After a start that the backend says succeeded.
     #[must_use]
     pub fn started(mut self, restart_count: u64, now: Now) -> Self {
         self.run = Run::Running { since: now.wall, from: Some(now.boot) };
+        self.begun = true;
         self.restart_done = self.restart_done.max(restart_count);
         self.next_try = None;
         self
@@ -113,6 +156,13 @@ impl Journal {
     pub fn start_failed(mut self, now: Now) -> Self {
         self.failed(now);
         self.run = Run::Stopped { reason: StopReason::StartFailed, since: now.wall };
+        self
+    }
+
+    /// Before a run that is begun at most once.
+    #[must_use]
+    pub fn begun(mut self) -> Self {
+        self.begun = true;
         self
     }
 
@@ -130,6 +180,7 @@ impl Journal {
         self.next_try = None;
         if matches!(self.run, Run::Running { .. }) {
             self.run = Run::Stopped { reason: StopReason::Unknown, since: now.wall };
+            self.last_end = Some(Ended { reason: StopReason::Unknown, at: now.wall });
         }
         self
     }
@@ -219,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_reboot_of_the_machine_is_no_crash_of_the_guest() {
-        let journal = Journal::default().started(0, at(0)).rebooted(at(9));
+        let journal = Journal::default().started(3, at(0)).rebooted(at(9));
         let down = seen(DomainState::Stopped(StopReason::Crashed));
         let after = journal.observed(Some(&down), false, at(10));
         assert_eq!(after.failures, 0);

@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 
 use berth_model::image::Sha256Digest;
 use berth_model::session::{Absent, DesiredEntry, Holding, Present, Welcome};
-use berth_model::vm::{Assignment, DeviceDemand, Performance, Resources, RunStrategy, Tuning, VmSpec};
-use berth_model::{BootId, Bytes, ClusterId, HostUid, Incarnation, Name, Stamp, Term, VmUid};
+use berth_model::vm::{Assignment, DeviceDemand, Performance, Power, Resources, RunStrategy, Tuning, VmSpec};
+use berth_model::{BootId, Bytes, ClusterId, HostUid, Incarnation, Millis, Name, Stamp, Term, VmUid};
 
 use crate::clock::Now;
 use crate::journal::Journal;
@@ -46,15 +46,24 @@ pub struct Berth {
     pub disk_size: Bytes,
     /// When it should run.
     pub run: RunStrategy,
+    /// How long its guest has to shut down.
+    pub grace: Millis,
     /// What was chosen.
     pub resources: Resources,
-    /// How often a restart was asked for.
+    /// How often one more run was asked for.
     pub restart_count: u64,
+    /// What operators last said about its run.
+    pub power: Power,
 }
 
 impl Berth {
+    /// Its strategy as it counts now.
+    pub const fn run_now(&self) -> RunStrategy {
+        self.power.effective(self.run)
+    }
+
     fn from_present(present: &Present, stamp: Stamp) -> Self {
-        let Present { vm, project, name, spec, assignment, restart_count, user_data: _ } = present;
+        let Present { vm, project, name, spec, assignment, restart_count, power, user_data: _ } = present;
         let VmSpec {
             instance_type: _,
             preference: _,
@@ -67,6 +76,7 @@ impl Berth {
             image,
             disk_size,
             run,
+            grace,
             user_data: _,
         } = spec;
         let Assignment { host: _, epoch: _, resources, at: _ } = assignment;
@@ -84,8 +94,10 @@ impl Berth {
             image: image.sha256,
             disk_size: *disk_size,
             run: *run,
+            grace: *grace,
             resources: resources.clone(),
             restart_count: *restart_count,
+            power: *power,
         }
     }
 }
@@ -106,9 +118,11 @@ impl Berth {
             image_name,
             image,
             disk_size,
-            run,
+            run: _,
+            grace: _,
             resources,
             restart_count,
+            power: _,
         } = self;
         Holding {
             vm: *vm,
@@ -122,7 +136,7 @@ impl Berth {
             image_name: image_name.clone(),
             image: *image,
             disk_size: *disk_size,
-            run: *run,
+            run: self.run_now(),
             resources: resources.clone(),
             restart_count: *restart_count,
         }

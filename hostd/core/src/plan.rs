@@ -6,12 +6,18 @@
 //! ```text
 //!              no entry ──> nothing: whatever runs is an orphan and runs on (law 5)
 //!  Absent      running ──ForceOff──> defined ──Remove──> nothing seen ──look──> nothing left: gone
-//!  Halted      running ──Shutdown──(grace)──ForceOff──> stopped
-//!  Always      stopped ──(pause, image, permission)──Prepare──Start──> running
+//!  shall rest  running ──Shutdown──(grace)──ForceOff──> stopped
+//!  shall run   stopped ──(back-off, image, permission)──Prepare──Start──> running
 //!              running on threads that others have ──Repin──> running on those that are left
 //!              running, not looked at since its start ──ReadBack──> running, what differs is known
 //!              running, restart asked ──(permission)──Shutdown──(grace)──ForceOff──> stopped
+//!              running ──Pause──> paused ──(resume asked, permission)──Resume──> running
+//!              running, reset asked ──(permission)──Reset──> running
+//!              panicked ──ForceOff──> stopped
 //! ```
+//!
+//! Whether a VM that is down shall run is [`shall_start`]'s to say: its strategy, the runs that were asked for, and how
+//! the last one ended.
 //!
 //! Laws kept here: starting, and stopping in order to start, needs live permission (law 4); only an explicit word stops
 //! or removes (law 5); a VM whose state is not known for certain is left alone (law 6); a domain that carries a higher
@@ -23,19 +29,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::host::Inventory;
 use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::session::UserData;
-use berth_model::vm::{DomainState, RunStrategy, budget};
+use berth_model::vm::{DomainState, Past, RunStrategy, budget, shall_start};
 use berth_model::{ClusterId, Millis, VmUid};
 
 use crate::backend::DomainSeen;
 use crate::clock::{BootTime, Now};
 use crate::float::Shared;
 use crate::history::{History, Progress};
-use crate::journal::Journal;
+use crate::journal::{Journal, Run};
 use crate::ledger::{Berth, Entry};
 use crate::step::{DomainSpec, Mark, Step};
 
-/// How long a guest has to shut down before its domain is ended: what a service manager gives its services.
-pub const GRACE: Millis = Millis::seconds(30);
 /// How often the request is repeated within the grace: a guest that was still booting did not hear the first one.
 const ASK_AGAIN: Millis = Millis::seconds(10);
 
@@ -125,6 +129,8 @@ pub struct HostPlan {
     pub looks: Vec<VmUid>,
     /// VMs that are gone as asked, with nothing left.
     pub gone: Vec<VmUid>,
+    /// VMs that run once and are to be started now: that is written down first.
+    pub begins: Vec<VmUid>,
     /// When to plan again even if nothing happens.
     pub wake_at: Option<BootTime>,
     /// What hinders, in the order of uids.
@@ -177,19 +183,23 @@ pub fn plan(desired: &HostDesired<'_>, observed: &HostObserved<'_>, history: &Hi
         }
         match entry {
             Entry::Absent(absent) => case.remove(*vm, *absent, &mut plan),
-            Entry::Present(berth) => match berth.run {
-                RunStrategy::Always => case.run(berth, &mut plan),
-                RunStrategy::Halted => case.halt(berth, &mut plan),
+            Entry::Present(berth) => match case.seen.filter(|seen| is_active(seen.state)) {
+                Some(seen) => case.keep(berth, seen, &mut plan),
+                None => case.run(berth, &mut plan),
             },
         }
     }
     plan
 }
 
-/// Whether a domain in this state holds guest code that runs or could run on.
+/// Whether a domain in this state holds what it was given: its QEMU is there.
 pub const fn is_active(state: DomainState) -> bool {
     match state {
-        DomainState::Starting | DomainState::Running | DomainState::Paused | DomainState::Stopping => true,
+        DomainState::Starting
+        | DomainState::Running
+        | DomainState::Paused
+        | DomainState::Stopping
+        | DomainState::Panicked => true,
         DomainState::Stopped(_) => false,
     }
 }
@@ -198,11 +208,12 @@ pub const fn is_active(state: DomainState) -> bool {
 pub fn wants_shutdown(entry: &Entry, seen: &DomainSeen) -> bool {
     match entry {
         Entry::Absent(_) => false,
-        Entry::Present(berth) => match berth.run {
-            RunStrategy::Halted => true,
-            RunStrategy::Always => seen.mark.restart_count < berth.restart_count,
-        },
+        Entry::Present(berth) => shall_go_down(berth, seen),
     }
+}
+
+fn shall_go_down(berth: &Berth, seen: &DomainSeen) -> bool {
+    berth.run_now() == RunStrategy::Halted || seen.mark.restart_count < berth.restart_count
 }
 
 /// One VM with all that bears on it.
@@ -251,18 +262,69 @@ impl Case<'_> {
         }
     }
 
-    fn halt(&self, berth: &Berth, plan: &mut HostPlan) {
-        if self.is_active() {
-            self.take_down(berth.vm, plan);
+    /// What becomes of a domain that is there.
+    fn keep(&self, berth: &Berth, seen: &DomainSeen, plan: &mut HostPlan) {
+        let vm = berth.vm;
+        if seen.state == DomainState::Panicked {
+            plan.steps.push(Step::ForceOff(vm));
+        } else if shall_go_down(berth, seen) {
+            // To take it down without the right to start it again would turn a restart into a stop.
+            if berth.run_now() == RunStrategy::Halted || self.may_start(plan) {
+                self.take_down(berth, seen, plan);
+            } else {
+                plan.note(vm, "AwaitsPermission", awaits("it is restarted"));
+            }
+        } else if berth.power.paused {
+            if seen.state == DomainState::Running {
+                plan.steps.push(Step::Pause(vm));
+            } else {
+                self.tend(berth, seen, plan);
+            }
+        } else if let Some((step, what)) = self.steered(berth, seen) {
+            if self.may_start(plan) {
+                plan.steps.push(step);
+            } else {
+                plan.note(vm, "AwaitsPermission", awaits(what));
+            }
+        } else {
+            self.tend(berth, seen, plan);
         }
     }
 
-    fn take_down(&self, vm: VmUid, plan: &mut HostPlan) {
+    /// What was asked of a domain that runs on and was not done yet.
+    fn steered(&self, berth: &Berth, seen: &DomainSeen) -> Option<(Step, &'static str)> {
+        let (vm, power) = (berth.vm, berth.power);
+        match seen.state {
+            DomainState::Paused if self.journal.resume_done < power.resume_count => {
+                Some((Step::Resume { vm, count: power.resume_count }, "it goes on"))
+            }
+            DomainState::Running if self.journal.reset_done < power.reset_count => {
+                Some((Step::Reset { vm, count: power.reset_count }, "it is reset"))
+            }
+            DomainState::Starting
+            | DomainState::Running
+            | DomainState::Paused
+            | DomainState::Stopping
+            | DomainState::Stopped(_)
+            | DomainState::Panicked => None,
+        }
+    }
+
+    fn take_down(&self, berth: &Berth, seen: &DomainSeen, plan: &mut HostPlan) {
+        let vm = berth.vm;
+        if berth.power.forced {
+            plan.steps.push(Step::ForceOff(vm));
+            return;
+        }
         let Some(asked) = self.progress.asked else {
-            plan.steps.push(Step::Shutdown(vm));
+            // Held, it could not hear; where it may not go on, it is ended when its grace is over.
+            let may_hear = seen.state == DomainState::Paused && self.progress.errors == 0;
+            let goes_on = may_hear && self.may_start(plan);
+            let resume = self.steered(berth, seen).filter(|_| goes_on).map(|(step, _)| step);
+            plan.steps.push(resume.unwrap_or(Step::Shutdown(vm)));
             return;
         };
-        let (ask_again, end) = (asked.last.plus(ASK_AGAIN), asked.first.plus(GRACE));
+        let (ask_again, end) = (asked.last.plus(ASK_AGAIN), asked.first.plus(berth.grace));
         if self.now >= end {
             plan.steps.push(Step::ForceOff(vm));
         } else if self.now >= ask_again {
@@ -272,20 +334,22 @@ impl Case<'_> {
         }
     }
 
+    /// Starts a VM that is down and shall run.
     fn run(&self, berth: &Berth, plan: &mut HostPlan) {
-        if let Some(seen) = self.seen
-            && is_active(seen.state)
-        {
-            if seen.mark.restart_count >= berth.restart_count {
-                self.tend(berth, seen, plan);
-                return;
-            }
-            // To take it down without the right to start it again would turn a restart into a stop.
-            if self.may_start(plan) {
-                self.take_down(berth.vm, plan);
-            } else {
-                plan.note(berth.vm, "AwaitsPermission", awaits("it is restarted"));
-            }
+        // What this run of the daemon wrote down as begun it may still begin.
+        let past = Past { begun: self.journal.begun && !self.progress.begun, ..self.journal.past() };
+        // A definition that nobody remembers may have run: whoever runs once was then begun.
+        let is_remembered = self.seen.is_none() || self.journal.run != Run::Never || self.progress.begun;
+        let past = Past { begun: past.begun || !is_remembered, ..past };
+        if shall_start(berth.run_now(), berth.restart_count, past).is_err() {
+            return;
+        }
+        if berth.power.paused {
+            plan.note(
+                berth.vm,
+                "Paused",
+                "it ended while it was paused, and is not started before it is resumed".into(),
+            );
             return;
         }
         if let Some(next_try) = self.journal.next_try.filter(|next_try| *next_try > self.now) {
@@ -324,11 +388,13 @@ impl Case<'_> {
             accelerator: inventory.accelerator.accelerator,
             user_data: self.desired.user_data.get(&berth.vm).cloned(),
         });
-        plan.steps.push(if self.progress.prepared.as_ref() == Some(&domain) {
-            Step::Start(domain)
+        if self.progress.prepared.as_ref() != Some(&domain) {
+            plan.steps.push(Step::Prepare(domain));
+        } else if berth.run == RunStrategy::Once && !self.journal.begun {
+            plan.begins.push(berth.vm);
         } else {
-            Step::Prepare(domain)
-        });
+            plan.steps.push(Step::Start(domain));
+        }
     }
 
     /// What is left of the host for VMs that float, whoever else is here, up or down: a VM that is down may be started at

@@ -163,6 +163,8 @@ pub fn derive(evidence: Evidence<'_>) -> VmReport {
             Some(_) | None => None,
         },
         restart_count: journal.restart_done,
+        reset_count: journal.reset_done,
+        last_end: journal.last_end,
         failures: journal.failures,
         trouble: hindrance.or_else(|| progress.trouble.clone().filter(|_| !at_ease)),
         degraded,
@@ -182,6 +184,7 @@ fn state(
         Some(UnderWay::Starting) => return DomainState::Starting,
         Some(UnderWay::Stopping) => return DomainState::Stopping,
         Some(UnderWay::Removing) => return DomainState::Stopped(stop_reason(entry, journal)),
+        Some(UnderWay::Steering) => return before.map_or(DomainState::Running, |before| before.state),
         // While it is tended it runs on as it did before.
         Some(UnderWay::Tending) | None => {}
     }
@@ -199,19 +202,22 @@ fn state(
         Some(state @ (DomainState::Starting | DomainState::Running | DomainState::Paused | DomainState::Stopping)) => {
             state
         }
+        // QEMU is still there, and told as what it is: it goes next.
+        Some(DomainState::Panicked) => DomainState::Panicked,
         Some(DomainState::Stopped(_)) | None => DomainState::Stopped(stop_reason(entry, journal)),
     }
 }
 
 fn is_wanted_down(entry: &Entry) -> bool {
     match entry {
-        Entry::Present(berth) => berth.run == RunStrategy::Halted,
+        Entry::Present(berth) => berth.run_now() == RunStrategy::Halted,
         Entry::Absent(_) => true,
     }
 }
 
 fn stop_reason(entry: &Entry, journal: &Journal) -> StopReason {
     let reason = match journal.run {
+        Run::Never if journal.begun => StopReason::Unknown,
         Run::Never => StopReason::NeverStarted,
         Run::Running { .. } => StopReason::Unknown,
         Run::Stopped { reason, .. } => reason,
@@ -224,7 +230,8 @@ fn stop_reason(entry: &Entry, journal: &Journal) -> StopReason {
         | StopReason::Asked
         | StopReason::Crashed
         | StopReason::StartFailed
-        | StopReason::Unknown => reason,
+        | StopReason::Unknown
+        | StopReason::Panicked => reason,
     }
 }
 

@@ -68,9 +68,10 @@ pub enum Step {
     Prepare(Box<DomainSpec>),
     /// Define the domain and start it. Arises when a VM shall run, does not, and the session permits starting.
     Start(Box<DomainSpec>),
-    /// Ask the guest to shut down. Arises when a running VM shall stop or restart.
+    /// Ask the guest to shut down. Arises when a running VM shall stop or restart, and again while its grace lasts.
     Shutdown(VmUid),
-    /// End the domain at once. Arises when the grace after [`Step::Shutdown`] is over, and for a deletion.
+    /// End the domain at once. Arises when the grace after [`Step::Shutdown`] is over or none is given, for a deletion, and
+    /// when the guest's kernel gave up.
     ForceOff(VmUid),
     /// Let a running VM whose CPUs float run on other threads. Arises when VMs that have threads for themselves came or went.
     Repin {
@@ -82,6 +83,22 @@ pub enum Step {
     /// Compare how a VM runs with how it was to be started, and keep what differs. A start does that itself; it arises when a
     /// VM runs of which that was not done, because the daemon died meanwhile or QEMU did not answer.
     ReadBack(VmUid),
+    /// Hold guest code. Arises when a running VM is to be paused.
+    Pause(VmUid),
+    /// Let guest code go on. Arises when a paused VM was asked to, and before a paused one is asked to shut down.
+    Resume {
+        /// Which.
+        vm: VmUid,
+        /// The word that this obeys.
+        count: u64,
+    },
+    /// Reset the machine as its button would. Arises when a reset was asked for that was not yet done.
+    Reset {
+        /// Which.
+        vm: VmUid,
+        /// The word that this obeys.
+        count: u64,
+    },
     /// Remove definition, seed and, if asked, disk of a VM that does not run. Arises for an `Absent` entry.
     Remove {
         /// Which.
@@ -106,6 +123,9 @@ impl Step {
             | Self::ForceOff(vm)
             | Self::Repin { vm, .. }
             | Self::ReadBack(vm)
+            | Self::Pause(vm)
+            | Self::Resume { vm, .. }
+            | Self::Reset { vm, .. }
             | Self::Remove { vm, .. } => *vm,
         }
     }
@@ -119,6 +139,9 @@ impl Step {
             Self::ForceOff(_) => "force-off",
             Self::Repin { .. } => "repin",
             Self::ReadBack(_) => "read-back",
+            Self::Pause(_) => "pause",
+            Self::Resume { .. } => "resume",
+            Self::Reset { .. } => "reset",
             Self::Remove { .. } => "remove",
         }
     }

@@ -93,6 +93,7 @@ fn pinned(number: u8, epoch: u64) -> Present {
             image: ImageRef { name: "tiny".parse().unwrap(), sha256: image(), virtual_size: Bytes::mib(64) },
             disk_size: Bytes::gib(1),
             run: RunStrategy::Always,
+            grace: VmSpec::GRACE,
             user_data: Some(Sealed { key_id: "k1".into(), nonce: vec![1], ciphertext: b"sealed secret".to_vec() }),
         },
         assignment: Assignment {
@@ -109,6 +110,7 @@ fn pinned(number: u8, epoch: u64) -> Present {
             at: Timestamp::from_millis(1),
         },
         restart_count: 0,
+        power: berth_model::vm::Power::default(),
         user_data: Some(UserData(b"open secret".to_vec())),
     }
 }

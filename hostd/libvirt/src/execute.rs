@@ -179,6 +179,28 @@ impl LibvirtBackend {
         })
     }
 
+    /// Holds guest code. A VM that does not run, or is held already: done.
+    pub fn pause(&self, vm: VmUid) -> Result<(), BackendError> {
+        self.on_ours(vm, "PauseFailed", "pausing", |domain| match domain.get_state()? {
+            (sys::VIR_DOMAIN_PAUSED, _) => Ok(()),
+            _ => domain.suspend().map(drop),
+        })
+    }
+
+    /// Lets guest code go on. A VM that is not held: done.
+    pub fn resume(&self, vm: VmUid) -> Result<(), BackendError> {
+        self.on_ours(vm, "ResumeFailed", "resuming", |domain| match domain.get_state()? {
+            (sys::VIR_DOMAIN_PAUSED, _) => domain.resume().map(drop),
+            (sys::VIR_DOMAIN_PMSUSPENDED, _) => domain.pm_wakeup(0).map(drop),
+            _ => Ok(()),
+        })
+    }
+
+    /// Resets the machine as its button would. A VM that does not run: done.
+    pub fn reset(&self, vm: VmUid) -> Result<(), BackendError> {
+        self.on_ours(vm, "ResetFailed", "resetting", |domain| domain.reset().map(drop))
+    }
+
     /// Removes the definition and what libvirt keeps beside it. Not there: done. Still active: refused.
     pub fn undefine(&self, vm: VmUid) -> Result<(), BackendError> {
         let (link, cluster) = (self.operations.clone(), self.options.cluster);

@@ -90,7 +90,8 @@ pub fn domain_state(state: u32, reason: i32) -> DomainState {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => DomainState::Running,
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => DomainState::Paused,
         sys::VIR_DOMAIN_SHUTDOWN => DomainState::Stopping,
-        sys::VIR_DOMAIN_CRASHED => DomainState::Stopped(StopReason::Crashed),
+        // Only a guest whose kernel gave up is left like this; a QEMU that ended is shut off.
+        sys::VIR_DOMAIN_CRASHED => DomainState::Panicked,
         sys::VIR_DOMAIN_SHUTOFF => DomainState::Stopped(match reason {
             sys::VIR_DOMAIN_SHUTOFF_SHUTDOWN => StopReason::GuestShutdown,
             sys::VIR_DOMAIN_SHUTOFF_DESTROYED => StopReason::Asked,
@@ -207,6 +208,7 @@ mod tests {
         assert_eq!(domain_state(sys::VIR_DOMAIN_RUNNING, 1), DomainState::Running);
         assert_eq!(domain_state(sys::VIR_DOMAIN_PAUSED, 1), DomainState::Paused);
         assert_eq!(domain_state(sys::VIR_DOMAIN_SHUTDOWN, 1), DomainState::Stopping);
+        assert_eq!(domain_state(sys::VIR_DOMAIN_CRASHED, 1), DomainState::Panicked);
         assert_eq!(off(sys::VIR_DOMAIN_SHUTOFF_CRASHED), DomainState::Stopped(StopReason::Crashed));
         assert_eq!(off(sys::VIR_DOMAIN_SHUTOFF_SHUTDOWN), DomainState::Stopped(StopReason::GuestShutdown));
         assert_eq!(off(sys::VIR_DOMAIN_SHUTOFF_DESTROYED), DomainState::Stopped(StopReason::Asked));

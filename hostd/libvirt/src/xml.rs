@@ -146,7 +146,8 @@ pub fn render(spec: &DomainSpec, files: &DiskFiles, capabilities: &Capabilities)
         .child(clock(spec.accelerator))
         .child(Element::with_text("on_poweroff", "destroy"))
         .child(Element::with_text("on_reboot", "restart"))
-        .child(Element::with_text("on_crash", "destroy"))
+        // What the guest's kernel left is seen by a scan, told, and then ended.
+        .child(Element::with_text("on_crash", "preserve"))
         .child(
             Element::new("pm")
                 .child(Element::new("suspend-to-mem").attr("enabled", "no"))
@@ -423,7 +424,8 @@ fn devices(
         .children(vnc)
         .children(spec.resources.devices.iter().copied().map(passed_through))
         .children(capabilities.rng.then_some(rng))
-        .child(balloon(spec.performance, capabilities, degraded)))
+        .child(balloon(spec.performance, capabilities, degraded))
+        .child(Element::new("panic").attr("model", "isa")))
 }
 
 /// How a VM gives memory back. Asked about its memory are all whose memory is not on hugepages of their own.

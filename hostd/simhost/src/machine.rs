@@ -198,6 +198,10 @@ impl Machine {
                     domain.spec.floats = Some(floats.clone());
                 }
             }
+            Step::Pause(vm) => self.turn(*vm, DomainState::Running, DomainState::Paused, now),
+            Step::Resume { vm, .. } => self.turn(*vm, DomainState::Paused, DomainState::Running, now),
+            // The same QEMU goes on with a guest that boots anew.
+            Step::Reset { .. } => {}
             Step::Remove { vm, with_disk } => {
                 if self.is_active(*vm) {
                     return Err(BackendError::Failed {
@@ -309,6 +313,18 @@ impl Machine {
     pub fn is_not_read_back(&mut self, vm: VmUid) {
         if let Some(domain) = self.domains.get_mut(&vm) {
             domain.is_read_back = false;
+        }
+    }
+
+    /// A running guest's kernel gives up; QEMU stays.
+    pub fn guest_panics(&mut self, vm: VmUid, now: Option<Timestamp>) {
+        self.turn(vm, DomainState::Running, DomainState::Panicked, now);
+    }
+
+    fn turn(&mut self, vm: VmUid, from: DomainState, to: DomainState, now: Option<Timestamp>) {
+        if let Some(domain) = self.domains.get_mut(&vm).filter(|domain| domain.state == from) {
+            domain.state = to;
+            domain.since = now;
         }
     }
 

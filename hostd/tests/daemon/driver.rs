@@ -65,6 +65,7 @@ pub(crate) fn entry_on(host: HostUid, number: u8, run: RunStrategy) -> DesiredEn
             image: ImageRef { name: "tiny".parse().unwrap(), sha256: image(), virtual_size: Bytes::mib(64) },
             disk_size: Bytes::gib(1),
             run,
+            grace: VmSpec::GRACE,
             user_data: None,
         },
         assignment: Assignment {
@@ -81,6 +82,7 @@ pub(crate) fn entry_on(host: HostUid, number: u8, run: RunStrategy) -> DesiredEn
             at: Timestamp::from_millis(1),
         },
         restart_count: 0,
+        power: berth_model::vm::Power::default(),
         user_data: Some(UserData(b"secret of the guest".to_vec())),
     };
     DesiredEntry::Present(Box::new(present), stamp())
@@ -144,6 +146,7 @@ impl Backend for Imagined {
                     domain.floats = Some(floats.clone());
                 }
             }
+            Step::Pause(_) | Step::Resume { .. } | Step::Reset { .. } => panic!("nobody asked for {step:?}"),
             Step::Remove { vm, .. } => drop(domains.remove(vm)),
         }
         Ok(())

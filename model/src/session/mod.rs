@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{Inventory, Orphan};
 use crate::image::{ImageOnHost, Sha256Digest};
-use crate::vm::{Assignment, DeviceDemand, Observed, Performance, Resources, RunStrategy, Tuning, VmSpec};
+use crate::vm::{Assignment, DeviceDemand, Observed, Performance, Power, Resources, RunStrategy, Tuning, VmSpec};
 use crate::{BootId, Bytes, ClusterId, Condition, HostUid, Incarnation, Millis, Name, Revision, Stamp, Term, VmUid};
 
 /// The versions of this protocol that one side speaks.
@@ -101,8 +101,10 @@ pub struct Present {
     pub spec: VmSpec,
     /// What was chosen.
     pub assignment: Assignment,
-    /// How often a restart was asked for.
+    /// How often one more run was asked for.
     pub restart_count: u64,
+    /// What operators last said about its run.
+    pub power: Power,
     /// The user data, opened for this host alone. A host keeps it in memory and in the guest's seed, never in its ledger.
     pub user_data: Option<UserData>,
 }

@@ -143,6 +143,7 @@ pub fn vm_spec(cpus: u32, memory: Bytes) -> VmSpec {
         image: image_ref(),
         disk_size: Bytes::gib(1),
         run: RunStrategy::Always,
+        grace: VmSpec::GRACE,
         user_data: None,
     }
 }
@@ -193,7 +194,9 @@ pub fn observed(epoch: Epoch, state: DomainState) -> Observed {
         state,
         accelerator: matches!(state, DomainState::Running | DomainState::Paused).then_some(Accelerator::Kvm),
         restart_count: 0,
+        reset_count: 0,
         failures: 0,
+        last_end: None,
         trouble: None,
         degraded: Vec::new(),
         since: NOW,

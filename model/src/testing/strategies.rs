@@ -15,7 +15,7 @@ use crate::image::ImageOnHost;
 use crate::placement::Rules;
 use crate::session::{Report, VmReport};
 use crate::vm::{
-    Accelerator, CpuShape, DomainState, NodePages, NumaPolicy, Observed, Performance, Resources, RunStrategy,
+    Accelerator, CpuShape, DomainState, Ended, NodePages, NumaPolicy, Observed, Performance, Resources, RunStrategy,
     SmtPolicy, StopReason, Tuning, VmSpec,
 };
 use crate::{
@@ -123,16 +123,17 @@ pub fn livenesses() -> impl Strategy<Value = Liveness> {
 
 /// When a VM may be wanted to run.
 pub fn runs() -> impl Strategy<Value = RunStrategy> {
-    prop_oneof![Just(RunStrategy::Always), Just(RunStrategy::Halted)]
+    proptest::sample::select(RunStrategy::ALL.to_vec())
 }
 
 /// How a domain may be.
 pub fn domain_states() -> impl Strategy<Value = DomainState> {
-    use StopReason::{Asked, Crashed, GuestShutdown, NeverStarted, StartFailed, Unknown};
+    use StopReason::{Asked, Crashed, GuestShutdown, NeverStarted, Panicked, StartFailed, Unknown};
     let reasons = prop_oneof![
         Just(NeverStarted),
         Just(GuestShutdown),
         Just(Asked),
+        Just(Panicked),
         Just(Crashed),
         Just(StartFailed),
         Just(Unknown)
@@ -199,6 +200,7 @@ pub fn vm_specs() -> impl Strategy<Value = VmSpec> {
             image: image_ref(),
             disk_size,
             run,
+            grace: VmSpec::GRACE,
             user_data,
         },
     )
@@ -239,7 +241,9 @@ pub fn observations() -> impl Strategy<Value = Observed> {
             state,
             accelerator,
             restart_count,
+            reset_count: restart_count / 2,
             failures,
+            last_end: (failures > 1).then_some(Ended { reason: StopReason::Crashed, at: since }),
             trouble,
             degraded,
             since,

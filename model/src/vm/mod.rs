@@ -3,6 +3,7 @@
 
 mod assignment;
 pub mod budget;
+mod lifecycle;
 mod observed;
 mod spec;
 mod status;
@@ -11,6 +12,7 @@ mod tuning;
 use serde::{Deserialize, Serialize};
 
 pub use assignment::{Assignment, NodePages, Resources};
+pub use lifecycle::{Ended, Past, Power, Rest, shall_start};
 pub use observed::{Accelerator, DomainState, Observed, StopReason};
 pub use spec::{DeviceDemand, RunStrategy, VmSpec};
 pub use status::{VmPhase, VmStatus};
@@ -41,8 +43,10 @@ pub struct Vm {
     pub meta: Meta,
     /// What was asked.
     pub spec: VmSpec,
-    /// How often a restart was asked for.
+    /// How often one more run was asked for: by a restart, or by a start of a VM whose last run was its last.
     pub restart_count: u64,
+    /// What operators last said about its run.
+    pub power: Power,
     /// Where it runs and on what, once chosen.
     pub assignment: Option<Assignment>,
     /// Why it could not be placed, while it waits.
@@ -54,7 +58,30 @@ pub struct Vm {
 impl Vm {
     /// One that was just asked for: placed nowhere, and seen by nobody.
     pub fn new(meta: Meta, spec: VmSpec) -> Self {
-        Self { meta, spec, restart_count: 0, assignment: None, unplaced: None, observed: None }
+        Self { meta, spec, restart_count: 0, power: Power::default(), assignment: None, unplaced: None, observed: None }
+    }
+
+    /// Its strategy as it counts now.
+    pub const fn run_now(&self) -> RunStrategy {
+        self.power.effective(self.spec.run)
+    }
+
+    /// Its placement was ended without its host's word: what may have run there is over, and whether the VM runs
+    /// elsewhere is for its strategy to say. The new host knows nothing of its past, so what rests is told to.
+    pub fn lose_berth(&mut self) {
+        let seen = self.observed.as_ref();
+        let is_done = seen.is_some_and(|seen| seen.restart_count >= self.restart_count);
+        let rests = match self.spec.run {
+            RunStrategy::Always | RunStrategy::Halted => false,
+            RunStrategy::RerunOnFailure => {
+                is_done && seen.is_some_and(|seen| seen.state == DomainState::Stopped(StopReason::GuestShutdown))
+            }
+            RunStrategy::Manual => is_done,
+            RunStrategy::Once => self.assignment.is_some(),
+        };
+        self.power.off |= rests;
+        self.assignment = None;
+        self.observed = None;
     }
 
     /// Its identity, typed.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Ended;
 use crate::{Epoch, Timestamp};
 
 /// What runs guest code.
@@ -39,6 +40,8 @@ pub enum StopReason {
     StartFailed,
     /// The host does not know, for example after a reboot.
     Unknown,
+    /// The guest's kernel gave up.
+    Panicked,
 }
 
 /// The state of a VM's domain on its host.
@@ -54,6 +57,8 @@ pub enum DomainState {
     Stopping,
     /// No guest code runs; disk and definition are kept.
     Stopped(StopReason),
+    /// The guest's kernel gave up: no guest code runs, and QEMU is still there.
+    Panicked,
 }
 
 /// What a host last reported of one VM.
@@ -65,10 +70,14 @@ pub struct Observed {
     pub state: DomainState,
     /// What runs its code, while it runs.
     pub accelerator: Option<Accelerator>,
-    /// The last restart that was carried out.
+    /// The last run that was asked for and begun.
     pub restart_count: u64,
+    /// The last reset that was carried out.
+    pub reset_count: u64,
     /// Starts that failed or ended in a crash in a row.
     pub failures: u32,
+    /// How its last run ended, if one did; kept while the next one lasts.
+    pub last_end: Option<Ended>,
     /// One UpperCamelCase word and a sentence about what hinders it, if something does.
     pub trouble: Option<(String, String)>,
     /// What the host degraded because its libvirt or QEMU lacks it, a sentence each.

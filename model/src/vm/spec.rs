@@ -8,7 +8,7 @@ use super::{Performance, Tuning};
 use crate::host::{Overcommit, PciKind};
 use crate::image::ImageRef;
 use crate::placement::Rules;
-use crate::{Bytes, Name, PageSize, Sealed};
+use crate::{Bytes, Millis, Name, PageSize, Sealed};
 
 /// When a VM should run.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -17,6 +17,17 @@ pub enum RunStrategy {
     Always,
     /// It does not run; it keeps its disk and its booked resources.
     Halted,
+    /// It runs; it is started again unless its guest shut itself down in good order.
+    RerunOnFailure,
+    /// It runs once for each start that is asked for, however the run ends.
+    Manual,
+    /// It runs once, and is never started again.
+    Once,
+}
+
+impl RunStrategy {
+    /// Every strategy.
+    pub const ALL: [Self; 5] = [Self::Always, Self::Halted, Self::RerunOnFailure, Self::Manual, Self::Once];
 }
 
 impl fmt::Display for RunStrategy {
@@ -24,6 +35,9 @@ impl fmt::Display for RunStrategy {
         f.pad(match self {
             Self::Always => "Always",
             Self::Halted => "Halted",
+            Self::RerunOnFailure => "RerunOnFailure",
+            Self::Manual => "Manual",
+            Self::Once => "Once",
         })
     }
 }
@@ -62,6 +76,8 @@ pub struct VmSpec {
     pub disk_size: Bytes,
     /// When it should run.
     pub run: RunStrategy,
+    /// How long its guest has to shut down before it is ended.
+    pub grace: Millis,
     /// cloud-init user data, sealed.
     pub user_data: Option<Sealed>,
 }
@@ -77,6 +93,11 @@ impl VmSpec {
     pub const MAX_DISK: Bytes = Bytes::gib(64 * 1024);
     /// The most user data, in plain bytes.
     pub const MAX_USER_DATA: Bytes = Bytes::mib(1);
+
+    /// The grace where nothing else is asked: what a service manager gives its services.
+    pub const GRACE: Millis = Millis::seconds(30);
+    /// The longest grace: a day.
+    pub const MAX_GRACE: Millis = Millis::seconds(86_400);
 
     /// The most PCI devices of one VM.
     pub const MOST_DEVICES: u32 = 32;

@@ -4,7 +4,7 @@ use berth_model::Stamp;
 use berth_model::image::ImageRef;
 use berth_model::session::{Absent, DesiredEntry, Present, UserData};
 use berth_model::vm::VmSpec;
-use berth_model::{Bytes, Sealed};
+use berth_model::{Bytes, Millis, Sealed};
 
 use super::{ConvertError, all, each, enums, optional, parsed, required};
 use crate::v1;
@@ -36,7 +36,7 @@ impl TryFrom<v1::DesiredEntry> for DesiredEntry {
 }
 
 fn present_to_wire(present: &Present, stamp: &Stamp) -> v1::Present {
-    let Present { vm, project, name, spec, assignment, restart_count, user_data } = present;
+    let Present { vm, project, name, spec, assignment, restart_count, power, user_data } = present;
     v1::Present {
         vm: vm.to_string(),
         stamp: Some(stamp.into()),
@@ -45,12 +45,13 @@ fn present_to_wire(present: &Present, stamp: &Stamp) -> v1::Present {
         spec: Some(spec.into()),
         assignment: Some(assignment.into()),
         restart_count: *restart_count,
+        power: Some(power.into()),
         user_data: user_data.as_ref().map(|UserData(bytes)| bytes.clone()),
     }
 }
 
 fn present_from_wire(wire: v1::Present) -> Result<(Present, Stamp), ConvertError> {
-    let v1::Present { vm, stamp, project, name, spec, assignment, restart_count, user_data } = wire;
+    let v1::Present { vm, stamp, project, name, spec, assignment, restart_count, power, user_data } = wire;
     let present = Present {
         vm: parsed(&vm, "vm")?,
         project: parsed(&project, "project")?,
@@ -58,6 +59,7 @@ fn present_from_wire(wire: v1::Present) -> Result<(Present, Stamp), ConvertError
         spec: required(spec, "spec")?,
         assignment: required(assignment, "assignment")?,
         restart_count,
+        power: power.map(Into::into).unwrap_or_default(),
         user_data: user_data.map(UserData),
     };
     Ok((present, required(stamp, "stamp")?))
@@ -93,6 +95,7 @@ impl From<&VmSpec> for v1::DesiredSpec {
             image,
             disk_size,
             run,
+            grace,
             user_data,
         } = spec;
         Self {
@@ -108,6 +111,7 @@ impl From<&VmSpec> for v1::DesiredSpec {
             tuning: Some(tuning.into()),
             devices: all(devices),
             rules: (!rules.is_empty()).then(|| rules.into()),
+            grace_ms: grace.0,
         }
     }
 }
@@ -129,6 +133,7 @@ impl TryFrom<v1::DesiredSpec> for VmSpec {
             tuning,
             devices,
             rules,
+            grace_ms,
         } = wire;
         Ok(Self {
             instance_type: instance_type.map(|name| parsed(&name, "instance_type")).transpose()?,
@@ -142,6 +147,7 @@ impl TryFrom<v1::DesiredSpec> for VmSpec {
             image: required(image, "image")?,
             disk_size: Bytes(disk_size_bytes),
             run: enums::exact_run_strategy(run_strategy, "run_strategy")?,
+            grace: Millis(grace_ms),
             user_data: optional(user_data, "user_data")?,
         })
     }

@@ -2,7 +2,7 @@
 
 use berth_model::host::Liveness;
 use berth_model::placement::{Operator, TaintEffect, WhenUnsatisfiable};
-use berth_model::vm::{Accelerator, CpuShape, NumaPolicy, Performance, RunStrategy, SmtPolicy, VmPhase};
+use berth_model::vm::{Accelerator, CpuShape, NumaPolicy, Performance, RunStrategy, SmtPolicy, StopReason, VmPhase};
 use berth_model::{ConditionStatus, PageSize};
 
 use super::ConvertError;
@@ -46,7 +46,13 @@ enums! {
     TaintEffect <=> TaintEffect as exact_taint_effect {
         NoSchedule = NoSchedule, PreferNoSchedule = PreferNoSchedule,
     }
-    RunStrategy <=> RunStrategy as exact_run_strategy { Always = Always, Halted = Halted }
+    RunStrategy <=> RunStrategy as exact_run_strategy {
+        Always = Always, Halted = Halted, RerunOnFailure = RerunOnFailure, Manual = Manual, Once = Once,
+    }
+    StopReason <=> StopReason as stop_reason {
+        NeverStarted = NeverStarted, GuestShutdown = GuestShutdown, Asked = Asked, Crashed = Crashed,
+        StartFailed = StartFailed, Unknown = Unknown, Panicked = Panicked,
+    }
 }
 
 impl From<Liveness> for v1::Liveness {

@@ -3,7 +3,7 @@
 use berth_model::Bytes;
 use berth_model::host::{NodeId, ThreadId};
 use berth_model::session::Holding;
-use berth_model::vm::{NodePages, Resources, RunStrategy};
+use berth_model::vm::{NodePages, Resources};
 
 use super::{ConvertError, all, each, each_parsed, enums, parsed, required};
 use crate::v1;
@@ -46,7 +46,7 @@ impl From<&Holding> for v1::Holding {
             image: image_name.to_string(),
             image_sha256: image.to_string(),
             disk_size_bytes: disk_size.0,
-            runs: *run == RunStrategy::Always,
+            run_strategy: v1::RunStrategy::from(*run).into(),
             restart_count: *restart_count,
             vcpus: vcpus.iter().map(|thread| thread.0).collect(),
             emulator: emulator.to_string(),
@@ -84,7 +84,7 @@ impl TryFrom<v1::Holding> for Holding {
             image,
             image_sha256,
             disk_size_bytes,
-            runs,
+            run_strategy,
             restart_count,
             vcpus,
             emulator,
@@ -111,7 +111,7 @@ impl TryFrom<v1::Holding> for Holding {
             image_name: parsed(&image, "image")?,
             image: parsed(&image_sha256, "image_sha256")?,
             disk_size: Bytes(disk_size_bytes),
-            run: if runs { RunStrategy::Always } else { RunStrategy::Halted },
+            run: enums::exact_run_strategy(run_strategy, "run_strategy")?,
             resources: Resources {
                 vcpus: vcpus.into_iter().map(ThreadId).collect(),
                 dedicated: parsed(&dedicated, "dedicated")?,

@@ -20,6 +20,7 @@ impl From<&VmSpec> for v1::VmSpec {
             image,
             disk_size,
             run,
+            grace,
             user_data,
         } = spec;
         let ImageRef { name, sha256, virtual_size } = image;
@@ -39,6 +40,7 @@ impl From<&VmSpec> for v1::VmSpec {
             tuning: Some(tuning.into()),
             devices: all(devices),
             rules: (!rules.is_empty()).then(|| rules.into()),
+            grace_ms: Some(grace.0),
         }
     }
 }

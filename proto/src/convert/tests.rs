@@ -8,7 +8,7 @@ use berth_model::image::{ImageRef, Sha256Digest};
 use berth_model::instancetype::PreferenceSpec;
 use berth_model::placement::{Rules, Taint};
 use berth_model::session::{ToController, ToHost};
-use berth_model::vm::{Accelerator, Assignment, NodePages, Performance, Resources, RunStrategy, Tuning, VmSpec};
+use berth_model::vm::{Accelerator, Assignment, NodePages, Performance, Power, Resources, RunStrategy, Tuning, VmSpec};
 use berth_model::{BootId, Bytes, Epoch, HostUid, Incarnation, Name, PageSize, Revision, Stamp, Timestamp, Uid, VmUid};
 use proptest::prelude::*;
 use prost::Message;
@@ -211,9 +211,11 @@ fn what_is_spoken_for_is_the_sum_of_assignments_on_that_host_alone() {
             },
             disk_size: Bytes::mib(64),
             run: RunStrategy::Always,
+            grace: VmSpec::GRACE,
             user_data: None,
         },
         restart_count: 0,
+        power: Power::default(),
         assignment: Some(Assignment {
             host: HostUid(uid(host)),
             epoch: Epoch(5),

@@ -7,7 +7,7 @@ use crate::v1;
 
 /// A VM with its status, which the caller derives from the state at the revision that it answers for.
 pub fn vm_to_wire(vm: &Vm, status: &VmStatus) -> v1::Vm {
-    let Vm { meta, spec, restart_count, assignment, unplaced, observed } = vm;
+    let Vm { meta, spec, restart_count, power, assignment, unplaced, observed } = vm;
     let VmStatus { phase, message, host, conditions } = status;
     let (host, host_name) = host.as_ref().map(|(uid, name)| (uid.to_string(), name.to_string())).unwrap_or_default();
     let accelerator = observed.as_ref().and_then(|observed| observed.accelerator);
@@ -15,6 +15,7 @@ pub fn vm_to_wire(vm: &Vm, status: &VmStatus) -> v1::Vm {
         meta: Some(meta.into()),
         spec: Some(spec.into()),
         restart_count: *restart_count,
+        power: Some(power.into()),
         assignment: assignment.as_ref().map(Into::into),
         unplaced: unplaced.as_ref().map(Into::into),
         observed: observed.as_ref().map(Into::into),

@@ -31,7 +31,14 @@ use crate::witness::RequestKey;
 pub(crate) enum Wish {
     Create(Box<CreateVm>),
     Run(Target, RunStrategy),
-    Restart(Target),
+    /// Whether the guest gets no time.
+    Restart(Target, bool),
+    Start(Target),
+    /// Whether the guest gets no time.
+    Stop(Target, bool),
+    Reset(Target),
+    Pause(Target),
+    Resume(Target),
     Delete(Target),
     Labels(Target, UpdateLabels),
     Image(CreateImage),
@@ -190,10 +197,14 @@ impl World {
         let vm = &living[dice.index(living.len())];
         let target = target(vm);
         match dice.within(0..100) {
-            0..25 => Wish::Restart(target),
-            25..45 => Wish::Run(target, RunStrategy::Halted),
-            45..65 => Wish::Run(target, RunStrategy::Always),
-            65..85 => Wish::Delete(target),
+            0..12 => Wish::Restart(target, dice.percent(25)),
+            12..28 => Wish::Stop(target, dice.percent(25)),
+            28..44 => Wish::Start(target),
+            44..50 => Wish::Run(target, RunStrategy::ALL[dice.index(RunStrategy::ALL.len())]),
+            50..57 => Wish::Pause(target),
+            57..64 => Wish::Resume(target),
+            64..68 => Wish::Reset(target),
+            68..85 => Wish::Delete(target),
             85..88 => {
                 let name = format!("image-{}", dice.within(0..4));
                 Wish::Image(CreateImage {
@@ -376,7 +387,12 @@ fn admit(view: &Cluster, wish: &Wish, random: u128) -> Result<Body, Error> {
     Ok(match wish {
         Wish::Create(request) => admit::create_vm(view, request, random, &Key { is_there: true })?,
         Wish::Run(target, run) => Body::SetRun { vm: vm(target)?, run: *run, expect },
-        Wish::Restart(target) => Body::RestartVm { vm: vm(target)?, expect },
+        Wish::Restart(target, force) => Body::RestartVm { vm: vm(target)?, force: *force, expect },
+        Wish::Start(target) => Body::StartVm { vm: vm(target)?, expect },
+        Wish::Stop(target, force) => Body::StopVm { vm: vm(target)?, force: *force, expect },
+        Wish::Reset(target) => Body::ResetVm { vm: vm(target)?, expect },
+        Wish::Pause(target) => Body::PauseVm { vm: vm(target)?, expect },
+        Wish::Resume(target) => Body::ResumeVm { vm: vm(target)?, expect },
         Wish::Delete(target) => Body::DeleteVm { vm: vm(target)?, expect },
         Wish::Labels(target, labels) => admit::update_labels(view, target, labels)?,
         Wish::Image(request) => admit::create_image(view, request, random)?,
@@ -412,7 +428,7 @@ fn raw(dice: &mut Dice, view: &Cluster, known: u64) -> Wish {
     let expect = Expect { revision: Some(Revision(1)) };
     Wish::Raw(match dice.within(0..16) {
         0 => Body::SetRun { vm, run: RunStrategy::Always, expect },
-        1 => Body::RestartVm { vm, expect: Expect::default() },
+        1 => Body::RestartVm { vm, force: false, expect: Expect::default() },
         2 => Body::SetLabels {
             vm,
             set: (0..65).map(|number| (format!("key-{number}"), String::new())).collect(),
@@ -422,7 +438,7 @@ fn raw(dice: &mut Dice, view: &Cluster, known: u64) -> Wish {
         3 => Body::DeleteImage { name: name(IMAGE) },
         4 => Body::AdoptOrphan { host, vm: nobody, expect: Expect::default() },
         5 => Body::RemoveOrphan { host, vm: nobody, expect: Expect::default() },
-        6 => Body::RestartVm { vm: nobody, expect: Expect::default() },
+        6 => Body::RestartVm { vm: nobody, force: false, expect: Expect::default() },
         7 => Body::DeleteVm { vm, expect },
         8 => match view.vms.get(&vm) {
             Some(held) => Body::CreateVm {

@@ -1,7 +1,8 @@
 //! What goes wrong, and how it goes right again.
 
 use berth_host::agent::Agent;
-use berth_model::{HostUid, vm::StopReason};
+use berth_model::HostUid;
+use berth_model::vm::{DomainState, StopReason};
 use berth_model::{Incarnation, Name, Uid};
 
 use super::member::Member;
@@ -144,6 +145,7 @@ impl World {
             | FaultKind::StepsFail
             | FaultKind::GuestCrash
             | FaultKind::GuestShutdown
+            | FaultKind::GuestPanic
             | FaultKind::DeafGuests => self.hit_host(fault)?,
         })
     }
@@ -202,14 +204,28 @@ impl World {
                         self.touch(number, vm, |machine| machine.forget(vm));
                     }
                 }
+                self.witness.ends_forgotten(Some(number));
             }
-            FaultKind::GuestCrash | FaultKind::GuestShutdown => {
+            FaultKind::GuestCrash | FaultKind::GuestShutdown | FaultKind::GuestPanic => {
                 let known: Vec<_> = host.machine.domains().keys().copied().collect();
                 let active: Vec<_> = known.into_iter().filter(|vm| host.machine.is_active(*vm)).collect();
                 let vm = self.dice.pick(&active)?;
-                let reason =
-                    if fault.kind == FaultKind::GuestCrash { StopReason::Crashed } else { StopReason::GuestShutdown };
-                self.touch(number, vm, |machine| machine.guest_ends(vm, reason, Some(wall)));
+                let domain = &self.hosts[number].machine.domains()[&vm];
+                let (state, stamp, run) = (domain.state, domain.spec.mark.stamp, domain.spec.mark.restart_count);
+                let is_noted = self.has_noted_run(number, vm);
+                match fault.kind {
+                    FaultKind::GuestPanic => self.touch(number, vm, |machine| machine.guest_panics(vm, Some(wall))),
+                    // What is held does nothing by itself.
+                    FaultKind::GuestShutdown if state != DomainState::Running => return None,
+                    FaultKind::GuestShutdown => {
+                        self.touch(number, vm, |machine| machine.guest_ends(vm, StopReason::GuestShutdown, Some(wall)));
+                        // A host that has not yet noted that it runs may take its end for that of an earlier run.
+                        if is_noted {
+                            self.witness.shut_itself_down(number, vm, stamp, run);
+                        }
+                    }
+                    _ => self.touch(number, vm, |machine| machine.guest_ends(vm, StopReason::Crashed, Some(wall))),
+                }
             }
             FaultKind::LeaderCrash
             | FaultKind::LeaderIsolated

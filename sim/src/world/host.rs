@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use berth_host::agent::{Agent, Identity, Input, Outcome, Output};
 use berth_host::backend::{BackendError, DomainSeen};
 use berth_host::clock::{BootTime, Now};
+use berth_host::journal::Run;
 use berth_host::ledger::{Ledger, Record};
 use berth_host::session::{ConnectionId, Options};
 use berth_host::step::{self, DomainSpec, Step};
 use berth_model::condition::{Condition, ConditionStatus};
 use berth_model::image::ImageOnHost;
 use berth_model::testing::{IMAGE_SIZE, Machine as Shape, digest};
-use berth_model::vm::StopReason;
+use berth_model::vm::{DomainState, StopReason};
 use berth_model::{BootId, HostUid, Name, Uid, VmUid};
 use berth_simhost::{Machine, Obstacle};
 
@@ -253,6 +254,7 @@ impl World {
         let all: Vec<_> = host.machine.domains().keys().copied().collect();
         let active: Vec<_> = all.into_iter().filter(|vm| host.machine.is_active(*vm)).collect();
         host.machine.lose_power();
+        self.witness.ends_forgotten(Some(number));
         for vm in active {
             self.witness.ended(number, vm);
         }
@@ -415,9 +417,14 @@ impl World {
         let mut pause = match step {
             Step::Prepare(_) => self.dice.within(5..200),
             Step::Start(_) => self.dice.within(50..1500),
-            Step::Shutdown(_) | Step::ForceOff(_) | Step::Repin { .. } | Step::ReadBack(_) | Step::Remove { .. } => {
-                self.dice.within(5..300)
-            }
+            Step::Shutdown(_)
+            | Step::ForceOff(_)
+            | Step::Repin { .. }
+            | Step::ReadBack(_)
+            | Step::Pause(_)
+            | Step::Resume { .. }
+            | Step::Reset { .. }
+            | Step::Remove { .. } => self.dice.within(5..300),
         };
         if self.hosts[number].slow_disk > 0 {
             pause *= 8;
@@ -471,6 +478,9 @@ impl World {
             let restarts = machine.domains().get(&vm).map(|domain| domain.spec.mark.restart_count);
             match (step, restarts) {
                 (Step::Start(spec), _) => self.judge_start(number, spec, task.given),
+                // What is left of a guest whose kernel gave up is ended whatever was said.
+                (Step::ForceOff(_), _)
+                    if machine.domains().get(&vm).is_some_and(|domain| domain.state == DomainState::Panicked) => {}
                 (Step::Shutdown(_) | Step::ForceOff(_), Some(restarts)) if machine.is_active(vm) => {
                     self.witness.judge_end(uid, vm, restarts, false);
                 }
@@ -482,13 +492,24 @@ impl World {
                         self.witness.judge_end(uid, vm, restarts.unwrap_or(0), true);
                     }
                 }
+                (Step::Pause(_), _) if machine.is_active(vm) => self.judge_pause(number, vm),
                 (
-                    Step::Prepare(_) | Step::Shutdown(_) | Step::ForceOff(_) | Step::Repin { .. } | Step::ReadBack(_),
+                    Step::Prepare(_)
+                    | Step::Shutdown(_)
+                    | Step::ForceOff(_)
+                    | Step::Repin { .. }
+                    | Step::ReadBack(_)
+                    | Step::Pause(_)
+                    | Step::Resume { .. }
+                    | Step::Reset { .. },
                     _,
                 ) => {}
             }
         }
         let result = self.touch(number, vm, |machine| machine.execute(step, Some(wall)));
+        if let (Step::Start(spec), true) = (step, result.is_ok()) {
+            self.witness.judge_run(number, vm, spec.mark.stamp, spec.mark.restart_count);
+        }
         if result.is_ok() && matches!(step, Step::Shutdown(_)) {
             self.guest_is_asked(number, vm);
         }
@@ -512,7 +533,8 @@ impl World {
     pub(super) fn guest_goes(&mut self, number: usize, vm: VmUid, run: u64) {
         let wall = self.wall();
         let host = &mut self.hosts[number];
-        if host.going.remove(&vm) && host.runs.get(&vm).copied().unwrap_or(0) == run {
+        let hears = host.machine.domains().get(&vm).is_some_and(|domain| domain.state == DomainState::Running);
+        if host.going.remove(&vm) && hears && host.runs.get(&vm).copied().unwrap_or(0) == run {
             self.touch(number, vm, |machine| machine.guest_ends(vm, StopReason::GuestShutdown, Some(wall)));
         }
     }
@@ -539,6 +561,19 @@ impl World {
             }
         }
         result
+    }
+
+    /// Whether a host would still know after a crash of its daemon that this VM runs.
+    pub(super) fn has_noted_run(&self, number: usize, vm: VmUid) -> bool {
+        let ledger = read(&self.hosts[number].ledger);
+        ledger.is_some_and(|ledger| matches!(ledger.journal(vm).run, Run::Running { .. }))
+    }
+
+    /// Whether anybody ever asked for a pause.
+    fn judge_pause(&mut self, number: usize, vm: VmUid) {
+        if !self.witness.was_paused(vm) {
+            self.witness.broken("absence is never an instruction", format_args!("{vm} is paused on host {number}"));
+        }
     }
 
     /// Whether a start is right by what is committed, and whether the machine can carry it out as it was promised.

@@ -6,7 +6,7 @@ use berth_control::admit::{HostTarget, OrphanTarget, Target, UpdateHost};
 use berth_control::status;
 use berth_host::agent::Agent;
 use berth_model::host::Liveness;
-use berth_model::vm::{RunStrategy, VmPhase};
+use berth_model::vm::{DomainState, RunStrategy, StopReason, Vm, VmPhase};
 
 use super::client::Wish;
 use super::{MEMBERS, World};
@@ -17,6 +17,17 @@ pub(crate) struct Stillness {
     revision: u64,
     commands: u64,
     steps: u64,
+}
+
+/// Whether a VM may be down for good: what its strategy says, in other words than those that decide it.
+fn may_rest(vm: &Vm) -> bool {
+    let Some(seen) = &vm.observed else { return false };
+    match vm.run_now() {
+        RunStrategy::Always => false,
+        RunStrategy::Halted | RunStrategy::Once => true,
+        RunStrategy::RerunOnFailure => seen.state == DomainState::Stopped(StopReason::GuestShutdown),
+        RunStrategy::Manual => seen.restart_count >= vm.restart_count,
+    }
 }
 
 impl World {
@@ -65,19 +76,32 @@ impl World {
         front.vms.values().find_map(|vm| {
             let uid = vm.uid();
             let phase = status::derive(front, vm);
-            let wanted = match vm.spec.run {
-                RunStrategy::Always => VmPhase::Running,
-                RunStrategy::Halted if vm.assignment.is_none() => VmPhase::Pending,
-                RunStrategy::Halted => VmPhase::Stopped,
+            let run = vm.run_now();
+            let is_fine = match phase.phase {
+                VmPhase::Running => run != RunStrategy::Halted && !vm.power.paused,
+                VmPhase::Paused => run != RunStrategy::Halted && vm.power.paused,
+                VmPhase::Pending => vm.assignment.is_none() && matches!(run, RunStrategy::Halted | RunStrategy::Manual),
+                VmPhase::Stopped => may_rest(vm),
+                VmPhase::Assigned
+                | VmPhase::Starting
+                | VmPhase::Stopping
+                | VmPhase::Failing
+                | VmPhase::Deleting
+                | VmPhase::Unknown => false,
             };
-            if phase.phase != wanted {
-                return Some(format!("{uid} is {}, not {wanted}: {}", phase.phase, phase.message));
+            if !is_fine {
+                let (said, why) = (phase.phase, phase.message);
+                return Some(format!("{uid} is {said} with strategy {run} ({:?}): {why}", vm.power));
             }
             let held = vm.assignment.as_ref()?;
             let host = self.hosts.iter().find(|host| host.uid == held.host)?;
-            let runs = host.machine.is_active(uid);
-            (runs != (vm.spec.run == RunStrategy::Always))
-                .then(|| format!("{uid} runs: {runs}, and is told as {wanted}"))
+            let domain = host.machine.domains().get(&uid).map(|domain| domain.state);
+            let is_true = match phase.phase {
+                VmPhase::Running => domain == Some(DomainState::Running),
+                VmPhase::Paused => domain != Some(DomainState::Running) && domain != Some(DomainState::Panicked),
+                _ => !host.machine.is_active(uid),
+            };
+            (!is_true).then(|| format!("{uid} is told as {}, and its domain is {domain:?}", phase.phase))
         })
     }
 

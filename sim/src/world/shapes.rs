@@ -49,7 +49,13 @@ pub(crate) fn small_vm(dice: &mut Dice, number: u64) -> CreateVm {
         memory: Some(Bytes::mib(2 * dice.within(32..129)).0),
         image: IMAGE.into(),
         disk_size: Some(2 * IMAGE_SIZE.0),
-        run: if dice.percent(10) { "Halted".into() } else { String::new() },
+        run: match dice.within(0..20) {
+            0..2 => "Halted".into(),
+            2..4 => "RerunOnFailure".into(),
+            4..6 => "Manual".into(),
+            6 => "Once".into(),
+            _ => String::new(),
+        },
         user_data: dice.percent(40).then(|| b"#cloud-config".to_vec()),
         ..CreateVm::default()
     }

@@ -59,6 +59,9 @@ calls! {
     StartVmRequest, VmServiceClient, start_vm, VmAnswer;
     StopVmRequest, VmServiceClient, stop_vm, VmAnswer;
     RestartVmRequest, VmServiceClient, restart_vm, VmAnswer;
+    ResetVmRequest, VmServiceClient, reset_vm, VmAnswer;
+    PauseVmRequest, VmServiceClient, pause_vm, VmAnswer;
+    ResumeVmRequest, VmServiceClient, resume_vm, VmAnswer;
     DeleteVmRequest, VmServiceClient, delete_vm, VmAnswer;
     UpdateLabelsRequest, VmServiceClient, update_labels, VmAnswer;
     CreateImageRequest, ImageServiceClient, create_image, ImageAnswer;

@@ -35,9 +35,29 @@ pub(in crate::commands) fn requests(create: &Create, project: &str) -> Result<Ve
     }
 }
 
+pub(super) fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn request(name: String, project: &str, spec: &Spec, placement: &Placement) -> Result<v1::CreateVmRequest, Failure> {
-    let Spec { image, instancetype, cpus, memory, disk_size, user_data, labels, annotations, halted } = spec;
-    let run_strategy = if *halted { v1::RunStrategy::Halted } else { v1::RunStrategy::Unspecified };
+    let Spec {
+        image,
+        instancetype,
+        cpus,
+        memory,
+        disk_size,
+        user_data,
+        labels,
+        annotations,
+        halted,
+        run_strategy,
+        grace,
+    } = spec;
+    let run_strategy = match run_strategy {
+        Some(run) => v1::RunStrategy::from(*run),
+        None if *halted => v1::RunStrategy::Halted,
+        None => v1::RunStrategy::Unspecified,
+    };
     let mut asked = v1::VmSpec {
         instance_type: instancetype.clone().unwrap_or_default(),
         cpus: *cpus,
@@ -45,6 +65,7 @@ fn request(name: String, project: &str, spec: &Spec, placement: &Placement) -> R
         image: image.clone().unwrap_or_default(),
         disk_size_bytes: disk_size.map(|size| size.0),
         run_strategy: run_strategy.into(),
+        grace_ms: grace.map(millis),
         user_data: user_data.as_deref().map(read_user_data).transpose()?,
         ..v1::VmSpec::default()
     };

@@ -12,13 +12,15 @@ use crate::wait;
 
 /// What is asked, and which fields of it are meant.
 fn asked(update: &Update) -> Result<(v1::VmSpec, Vec<String>), Failure> {
-    let Update { instancetype, cpus, memory, image, disk_size, placement, drop, .. } = update;
+    let Update { instancetype, cpus, memory, image, disk_size, run_strategy, grace, placement, drop, .. } = update;
     let mut spec = v1::VmSpec {
         instance_type: instancetype.clone().unwrap_or_default(),
         cpus: *cpus,
         memory_bytes: memory.map(|memory| memory.0),
         image: image.clone().unwrap_or_default(),
         disk_size_bytes: disk_size.map(|size| size.0),
+        run_strategy: run_strategy.map_or(v1::RunStrategy::Unspecified, Into::into).into(),
+        grace_ms: grace.map(super::create::millis),
         ..v1::VmSpec::default()
     };
     placement.put_into(&mut spec);
@@ -28,6 +30,8 @@ fn asked(update: &Update) -> Result<(v1::VmSpec, Vec<String>), Failure> {
         ("memory_bytes", memory.is_some()),
         ("image", image.is_some()),
         ("disk_size_bytes", disk_size.is_some()),
+        ("run_strategy", run_strategy.is_some()),
+        ("grace_ms", grace.is_some()),
     ];
     let mut fields: Vec<String> =
         sizes.into_iter().filter(|(_, said)| *said).map(|(field, _)| field.to_owned()).collect();
@@ -52,14 +56,19 @@ pub(in crate::commands) async fn run(mut session: Session<'_>, update: Update) -
     let Update { name, expected_uid, expected_revision, request_id, .. } = update;
     let Writing { write, effect } =
         Writing::new(request_id.as_deref(), expected_uid, expected_revision, wait::show(&project, &name));
-    let question = v1::UpdateVmRequest { write: Some(write), project, name, spec: Some(spec), fields };
+    let question = v1::UpdateVmRequest { write: Some(write), project, name, spec: Some(spec), fields: fields.clone() };
     let answer = session
         .client
         .ask(&effect, question, |channel, question| async move { service(channel).update_vm(question).await })
         .await?;
     let vm = VmView::from(given(answer.vm, "VM")?);
     session.print(&vm, |_| {
-        let when = if vm.status.placement.is_some() { "; its rules count when it is placed the next time" } else { "" };
+        let says_rules = fields.iter().any(|field| field.starts_with("rules"));
+        let when = if says_rules && vm.status.placement.is_some() {
+            "; its rules count when it is placed the next time"
+        } else {
+            ""
+        };
         format!("{} asks for this now (spec generation {}){when}\n", vm.metadata.name, vm.metadata.generation)
     })?;
     Ok(ExitStatus::Ok)

@@ -3,7 +3,7 @@
 use berth_model::image::ImageRef;
 use berth_model::instancetype::PreferenceSpec;
 use berth_model::vm::{DeviceDemand, NumaPolicy, Performance, RunStrategy, SmtPolicy, Tuning, VmSpec, budget};
-use berth_model::{Bytes, Name, PageSize, VmUid};
+use berth_model::{Bytes, Millis, Name, PageSize, VmUid};
 use berth_state::Cluster;
 
 use super::shown;
@@ -75,12 +75,23 @@ pub(super) fn performance(word: &str) -> Result<Performance, Error> {
 
 /// The run strategy of this word; nothing said means `Always`.
 pub(super) fn run(word: &str) -> Result<RunStrategy, Error> {
-    match word {
-        "" | "Always" => Ok(RunStrategy::Always),
-        "Halted" => Ok(RunStrategy::Halted),
-        other => Err(Error::invalid("BE-1007", format!("run strategy {:?} is not known", shown(other)))
-            .hint("use Always or Halted")),
+    if word.is_empty() {
+        return Ok(RunStrategy::Always);
     }
+    RunStrategy::ALL.into_iter().find(|run| run.to_string() == word).ok_or_else(|| {
+        Error::invalid("BE-1007", format!("run strategy {:?} is not known", shown(word)))
+            .hint("use Always, RerunOnFailure, Manual, Once or Halted")
+    })
+}
+
+/// The grace of so many milliseconds; nothing said means half a minute.
+pub(super) fn grace(millis: Option<u64>) -> Result<Millis, Error> {
+    let grace = millis.map_or(VmSpec::GRACE, Millis);
+    if grace <= VmSpec::MAX_GRACE {
+        return Ok(grace);
+    }
+    Err(Error::invalid("BE-1007", format!("a grace of {} s is longer than a day", grace.0 / 1000))
+        .hint("a guest that needs longer is better shut down from within"))
 }
 
 /// The preference of this name, with its wishes.

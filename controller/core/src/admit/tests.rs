@@ -50,6 +50,7 @@ fn every_default_is_expanded_and_stored_by_value() {
         image: image_ref(),
         disk_size: IMAGE_SIZE,
         run: RunStrategy::Always,
+        grace: VmSpec::GRACE,
         user_data: None,
     };
     let body = create_vm(&view(), &request, 7, &Mirror).unwrap();
@@ -207,7 +208,7 @@ fn each_bad_input_has_a_code_a_reason_and_advice() {
             |request| request.run = "Sometimes".into(),
             "BE-1007",
             "run strategy \"Sometimes\" is not known",
-            "use Always or Halted",
+            "use Always, RerunOnFailure, Manual, Once or Halted",
         ),
         (
             |request| request.user_data = Some(vec![b'x'; (1 << 20) + 1]),

@@ -44,8 +44,10 @@ pub struct CreateVm {
     pub image: String,
     /// Bytes; none means the image's virtual size.
     pub disk_size: Option<u64>,
-    /// `Always` or `Halted`; empty means `Always`.
+    /// A run strategy; empty means `Always`.
     pub run: String,
+    /// Milliseconds that its guest has to shut down; none means half a minute.
+    pub grace: Option<u64>,
     /// cloud-init user data.
     pub user_data: Option<Vec<u8>>,
 }
@@ -113,6 +115,7 @@ fn asked(view: &Cluster, request: &CreateVm, image: ImageRef) -> Result<VmSpec, 
         image,
         disk_size,
         run: spec::run(&request.run)?,
+        grace: spec::grace(request.grace)?,
         user_data: None,
     };
     whole(view, &spec)?;
@@ -144,8 +147,8 @@ impl std::fmt::Debug for UpdateVm {
     }
 }
 
-/// The fields that can be changed. What user data and the strategy to run are for has ways of its own.
-const FIELDS: [&str; 17] = [
+/// The fields that can be changed. User data is read when the guest first boots, and never again.
+const FIELDS: [&str; 19] = [
     "instance_type",
     "cpus",
     "memory_bytes",
@@ -155,6 +158,8 @@ const FIELDS: [&str; 17] = [
     "devices",
     "image",
     "disk_size_bytes",
+    "run_strategy",
+    "grace_ms",
     "rules",
     "rules.hosts",
     "rules.host_wishes",
@@ -179,7 +184,17 @@ pub fn update_vm(view: &Cluster, target: &Target, request: &UpdateVm) -> Result<
     }
     let vm = find_vm(view, target)?;
     let held = &vm.spec;
+    if fields == &["run_strategy"] {
+        // Nothing else is written, so nothing else needs to be as it was read.
+        return Ok(Body::SetRun { vm: vm.uid(), run: spec::run(&to.run)?, expect: target.expect() });
+    }
     let mut spec = held.clone();
+    if asked.contains("run_strategy") {
+        spec.run = spec::run(&to.run)?;
+    }
+    if asked.contains("grace_ms") {
+        spec.grace = spec::grace(to.grace)?;
+    }
     resize(view, &asked, to, &mut spec)?;
     if ["performance", "preference", "tuning"].iter().any(|field| asked.contains(field)) {
         retune(view, &asked, to, &mut spec)?;

@@ -75,7 +75,7 @@ async fn a_leader_that_lags_refuses_nothing_before_it_looked_again() {
     assert_eq!(member.barriers(), 1);
     member.catch_up();
     assert!(answer.await.unwrap().is_ok());
-    let error = member.control.set_run(&anyone(), &target("nobody"), RunStrategy::Halted).await.unwrap_err();
+    let error = member.control.stop_vm(&anyone(), &target("nobody"), false).await.unwrap_err();
     assert_eq!(
         (error.code, member.barriers()),
         ("BE-2002", 2),
@@ -99,7 +99,7 @@ async fn a_follower_means_by_a_name_what_the_cluster_means_by_it() {
     member.elsewhere(berth_state::Body::CreateVm { uid: vm_uid(50), project, name, labels, annotations, spec });
     let waiting = {
         let control = member.control.clone();
-        tokio::spawn(async move { control.set_run(&anyone(), &target("vm-1"), RunStrategy::Halted).await })
+        tokio::spawn(async move { control.stop_vm(&anyone(), &target("vm-1"), false).await })
     };
     tokio::time::sleep(Duration::from_millis(10)).await;
     member.catch_up();
@@ -173,14 +173,14 @@ async fn every_change_reaches_the_state_and_each_wrong_target_is_refused() {
     let member = Member::of(world);
     let control = &member.control;
     control.create_vm(&anyone(), &wanted("web")).await.unwrap();
-    let halted = control.set_run(&anyone(), &target("web"), RunStrategy::Halted).await.unwrap();
+    let halted = control.stop_vm(&anyone(), &target("web"), false).await.unwrap();
     assert_eq!(halted.vm().unwrap().0.spec.run, RunStrategy::Halted);
-    let error = control.restart_vm(&anyone(), &target("web")).await.unwrap_err();
+    let error = control.restart_vm(&anyone(), &target("web"), false).await.unwrap_err();
     assert_eq!((error.code, error.hint.as_deref()), ("BE-2008", Some("start it with 'berth vm start'")));
     let stale = Target { revision: Some(halted.revision.0 - 1), ..target("web") };
-    assert_eq!(control.set_run(&anyone(), &stale, RunStrategy::Always).await.unwrap_err().code, "BE-2003");
-    control.set_run(&anyone(), &target("web"), RunStrategy::Always).await.unwrap();
-    let restarted = control.restart_vm(&anyone(), &target("web")).await.unwrap();
+    assert_eq!(control.start_vm(&anyone(), &stale).await.unwrap_err().code, "BE-2003");
+    control.start_vm(&anyone(), &target("web")).await.unwrap();
+    let restarted = control.restart_vm(&anyone(), &target("web"), false).await.unwrap();
     assert_eq!(restarted.vm().unwrap().0.restart_count, 1);
     assert_eq!(control.delete_image(&anyone(), "tiny").await.unwrap_err().code, "BE-2009");
     let deleted = control.delete_vm(&anyone(), &target("web")).await.unwrap();

@@ -3,8 +3,8 @@
 use berth_model::host::Liveness;
 use berth_model::session::{Report, VmReport};
 use berth_model::testing::{Machine, full_report, host_uid, name, observed, vm_spec};
-use berth_model::vm::{Accelerator, DomainState, Observed, RunStrategy, StopReason, VmPhase, VmStatus};
-use berth_model::{Bytes, Condition, ConditionStatus, Epoch, HostUid, VmUid};
+use berth_model::vm::{Accelerator, DomainState, Ended, Observed, RunStrategy, StopReason, VmPhase, VmStatus};
+use berth_model::{Bytes, Condition, ConditionStatus, Epoch, HostUid, Timestamp, VmUid};
 use berth_state::testing::{World, delete_vm, report};
 use berth_state::{Body, Expect};
 
@@ -45,24 +45,31 @@ fn said(world: &World, vm: VmUid) -> (VmPhase, String) {
 
 #[test]
 fn each_state_of_a_domain_has_its_phase_for_a_vm_that_shall_run_and_one_that_shall_not() {
-    use DomainState::{Paused, Running, Starting, Stopped, Stopping};
+    use DomainState::{Panicked, Paused, Running, Starting, Stopped, Stopping};
     let table = [
         (Starting, VmPhase::Starting, "", VmPhase::Starting),
         (Running, VmPhase::Running, "", VmPhase::Stopping),
-        (Paused, VmPhase::Paused, "", VmPhase::Paused),
+        (
+            Paused,
+            VmPhase::Paused,
+            "its guest code is held; where nobody asked for that, QEMU does it after an error of a disk; 'berth vm resume' \
+             lets it go on",
+            VmPhase::Paused,
+        ),
+        (Panicked, VmPhase::Failing, "its guest's kernel gave up; it is started again after a pause", VmPhase::Stopped),
         (Stopping, VmPhase::Stopping, "", VmPhase::Stopping),
         (Stopped(StopReason::NeverStarted), VmPhase::Starting, "", VmPhase::Stopped),
         (
             Stopped(StopReason::GuestShutdown),
             VmPhase::Failing,
-            "the guest shut itself down; it is started again",
+            "its guest shut itself down; it is started again",
             VmPhase::Stopped,
         ),
         (Stopped(StopReason::Asked), VmPhase::Starting, "", VmPhase::Stopped),
         (
             Stopped(StopReason::Crashed),
             VmPhase::Failing,
-            "it crashed; it is started again after a pause",
+            "its QEMU ended or was killed; it is started again after a pause",
             VmPhase::Stopped,
         ),
         (
@@ -74,7 +81,7 @@ fn each_state_of_a_domain_has_its_phase_for_a_vm_that_shall_run_and_one_that_sha
         (
             Stopped(StopReason::Unknown),
             VmPhase::Failing,
-            "it does not run, for a reason the host does not know; it is started again",
+            "it ended for a reason that its host does not know, such as a power cut; it is started again",
             VmPhase::Stopped,
         ),
     ];
@@ -125,7 +132,8 @@ fn a_vm_on_a_silent_host_is_unknown_and_not_said_to_be_down() {
         let (phase, message) = said(&world, vm);
         assert_eq!(phase, VmPhase::Unknown);
         let expected = format!(
-            "host h1 is {liveness} since {}; the VM may well run, and is not started elsewhere",
+            "host h1 is {liveness} since {}; the VM may well run, and is not started elsewhere; what is asked of it is done when \
+             the host is heard of again",
             world.cluster.hosts[&host].liveness_since
         );
         assert_eq!(message, expected);
@@ -141,7 +149,7 @@ fn a_vm_on_a_silent_host_is_unknown_and_not_said_to_be_down() {
 fn a_restart_that_is_not_done_yet_and_trouble_show() {
     let (mut world, vm, _, epoch) = placed();
     see(&mut world, vm, observed(epoch, DomainState::Running));
-    world.done(Body::RestartVm { vm, expect: Expect::default() });
+    world.done(Body::RestartVm { vm, force: false, expect: Expect::default() });
     assert_eq!(said(&world, vm), (VmPhase::Stopping, "a restart was asked for".into()));
     see(&mut world, vm, Observed { restart_count: 1, ..observed(epoch, DomainState::Running) });
     assert_eq!(said(&world, vm), (VmPhase::Running, String::new()));
@@ -153,7 +161,7 @@ fn a_restart_that_is_not_done_yet_and_trouble_show() {
         ..observed(epoch, DomainState::Stopped(StopReason::Crashed))
     };
     see(&mut world, vm, crashed);
-    let message = "it crashed; it is started again after a pause (3 times in a row): the disk is full [BE-6006]";
+    let message = "its QEMU ended or was killed; it is started again after a pause (3 failures in a row): the disk is full [BE-6006]";
     assert_eq!(said(&world, vm), (VmPhase::Failing, message.into()));
     let never = observed(epoch, DomainState::Stopped(StopReason::NeverStarted));
     see(&mut world, vm, Observed { trouble, ..never.clone() });
@@ -213,4 +221,27 @@ fn a_hosts_conditions_tell_of_silence_and_of_what_is_booked_beyond_it() {
         overbooked.message,
         "64 pages of 2MiB are booked on NUMA node 0, it has 10; it takes no new VM; concerned are vm-1"
     );
+}
+
+#[test]
+fn a_vm_that_was_started_again_says_how_its_last_run_ended_and_one_that_rests_says_why() {
+    let (mut world, vm, _, epoch) = placed();
+    let last_end = Some(Ended { reason: StopReason::Crashed, at: Timestamp::from_millis(7) });
+    see(&mut world, vm, Observed { last_end, failures: 1, ..observed(epoch, DomainState::Running) });
+    let told = condition(&status(&world, vm), "LastRunEndedWell").unwrap();
+    assert_eq!((told.status, &told.reason[..], told.since.as_millis()), (ConditionStatus::False, "Crashed", 7));
+    assert_eq!(told.message, "its QEMU ended or was killed; 1 starts in a row failed or ended in a crash");
+
+    let set = |run| Body::SetRun { vm, run, expect: Expect::default() };
+    world.done(set(RunStrategy::RerunOnFailure));
+    see(&mut world, vm, observed(epoch, DomainState::Stopped(StopReason::GuestShutdown)));
+    let rests = "its guest shut itself down; by its run strategy RerunOnFailure it is not started again";
+    assert_eq!(said(&world, vm), (VmPhase::Stopped, rests.into()));
+    world.done(Body::StartVm { vm, expect: Expect::default() });
+    assert_eq!(said(&world, vm), (VmPhase::Starting, String::new()));
+    world.done(set(RunStrategy::Manual));
+    see(&mut world, vm, observed(epoch, DomainState::Stopped(StopReason::NeverStarted)));
+    assert_eq!(said(&world, vm).0, VmPhase::Starting);
+    world.done(Body::StopVm { vm, force: false, expect: Expect::default() });
+    assert_eq!(said(&world, vm), (VmPhase::Stopped, String::new()));
 }

@@ -3,6 +3,7 @@
 mod catalog;
 mod host;
 mod orphan;
+mod power;
 mod steer;
 mod vm;
 
@@ -92,8 +93,13 @@ fn dispatch(
         Body::CreateVm { uid, project, name, labels, annotations, spec } => {
             vm::create(cluster, changes, at, &vm::NewVm { uid: *uid, project, name, labels, annotations, spec })
         }
-        Body::SetRun { vm, run, expect } => vm::set_run(cluster, changes, *vm, *run, *expect),
-        Body::RestartVm { vm, expect } => vm::restart(cluster, changes, *vm, *expect),
+        Body::SetRun { vm, run, expect } => power::set_run(cluster, changes, *vm, *run, *expect),
+        Body::RestartVm { vm, force, expect } => power::restart(cluster, changes, *vm, *force, *expect),
+        Body::StartVm { vm, expect } => power::start(cluster, changes, *vm, *expect),
+        Body::StopVm { vm, force, expect } => power::stop(cluster, changes, *vm, *force, *expect),
+        Body::ResetVm { vm, expect } => power::reset(cluster, changes, *vm, *expect),
+        Body::PauseVm { vm, expect } => power::pause(cluster, changes, *vm, *expect),
+        Body::ResumeVm { vm, expect } => power::resume(cluster, changes, *vm, *expect),
         Body::DeleteVm { vm, expect } => vm::delete(cluster, changes, at, *vm, *expect),
         Body::CreateImage { uid, name, labels, spec } => {
             catalog::create_image(cluster, changes, at, *uid, name, labels, *spec)

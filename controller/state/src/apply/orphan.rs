@@ -64,7 +64,7 @@ pub(super) fn adopt(
     uid: VmUid,
     expect: Expect,
 ) -> Result<Outcome, Rejection> {
-    let (target, _) = listed(cluster, host, uid, expect)?;
+    let (target, orphan) = listed(cluster, host, uid, expect)?;
     let known = cluster.vms.get(&uid).cloned();
     if let Some(known) = &known
         && let Some(assignment) = &known.assignment
@@ -88,6 +88,13 @@ pub(super) fn adopt(
             made_of(cluster, &holding, at)
         }
     };
+    let mut adopted = adopted;
+    // The host has forgotten what it carried out and how runs ended: what runs goes on, and what is down and need not run
+    // rests until it is started.
+    (adopted.power.resume_count, adopted.power.reset_count) = (0, 0);
+    if !matches!(adopted.spec.run, RunStrategy::Always | RunStrategy::Halted) {
+        adopted.power.off = !orphan.running;
+    }
     // By which ratios it was booked nobody knows any more; what it holds is taken as it is.
     vm::check_demand(&adopted.spec, &target, None, &holding.resources).map_err(|_| nothing_held())?;
     let others = cluster.occupied_by_others(host, Some(uid));
@@ -215,6 +222,7 @@ fn made_of(cluster: &Cluster, holding: &Holding, at: Timestamp) -> Vm {
         image: ImageRef { name: image_name.clone(), sha256: *image, virtual_size },
         disk_size: *disk_size,
         run: *run,
+        grace: VmSpec::GRACE,
         user_data: None,
     };
     Vm { restart_count: *restart_count, ..Vm::new(Meta::new(project.clone(), name.clone(), vm.0, at), spec) }
@@ -237,6 +245,7 @@ fn unknown(uid: VmUid, called: &str, at: Timestamp) -> Vm {
         image: ImageRef { name: word("unknown"), sha256: Sha256Digest([0; 32]), virtual_size: Bytes(0) },
         disk_size: Bytes(0),
         run: RunStrategy::Halted,
+        grace: VmSpec::GRACE,
         user_data: None,
     };
     Vm::new(Meta::new(project, name, uid.0, at), spec)

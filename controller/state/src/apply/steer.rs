@@ -119,8 +119,7 @@ pub(super) fn confirm_dead(
         if vm.meta.is_deleting() {
             cluster.remove_vm(changes, vm.uid());
         } else {
-            vm.assignment = None;
-            vm.observed = None;
+            vm.lose_berth();
             cluster.put_vm(changes, |_| vm);
         }
     }

@@ -3,6 +3,7 @@
 mod hosts;
 mod laws;
 mod orphans;
+mod power;
 mod requests;
 mod steer;
 mod vms;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_model::host::{Host, Inventory, Liveness, Overcommit, PciAddress, PciKind, ThreadId, ThreadSet};
-use berth_model::vm::{Assignment, NumaPolicy, Resources, RunStrategy, SmtPolicy, Unplaced, Vm, VmSpec};
+use berth_model::vm::{Assignment, NumaPolicy, Resources, SmtPolicy, Unplaced, Vm, VmSpec};
 use berth_model::{Epoch, Generation, HostUid, Meta, Name, Timestamp, VmUid};
 
 use super::expected;
@@ -47,7 +47,7 @@ pub(super) fn create(
 }
 
 /// The VM, if it is there, is not being deleted and is as the client saw it.
-fn living(cluster: &Cluster, uid: VmUid, expect: Expect) -> Result<Arc<Vm>, Rejection> {
+pub(super) fn living(cluster: &Cluster, uid: VmUid, expect: Expect) -> Result<Arc<Vm>, Rejection> {
     let vm = known(cluster, uid)?;
     if vm.meta.is_deleting() {
         return Err(Rejection::Deleting { name: vm.meta.name.to_string() });
@@ -60,39 +60,8 @@ fn known(cluster: &Cluster, uid: VmUid) -> Result<Arc<Vm>, Rejection> {
     cluster.vms.get(&uid).cloned().ok_or_else(|| Rejection::NotFound { kind: "VM".into(), name: uid.to_string() })
 }
 
-pub(super) fn set_run(
-    cluster: &mut Cluster,
-    changes: &mut Vec<Change>,
-    uid: VmUid,
-    run: RunStrategy,
-    expect: Expect,
-) -> Result<Outcome, Rejection> {
-    let mut vm = Vm::clone(&*living(cluster, uid, expect)?);
-    if vm.spec.run != run {
-        vm.spec.run = run;
-        vm.meta.generation = vm.meta.generation.next();
-        cluster.put_vm(changes, |_| vm);
-    }
-    Ok(Outcome::Vm(uid))
-}
-
-pub(super) fn restart(
-    cluster: &mut Cluster,
-    changes: &mut Vec<Change>,
-    uid: VmUid,
-    expect: Expect,
-) -> Result<Outcome, Rejection> {
-    let mut vm = Vm::clone(&*living(cluster, uid, expect)?);
-    if vm.spec.run == RunStrategy::Halted {
-        return Err(Rejection::Halted { name: vm.meta.name.to_string() });
-    }
-    vm.restart_count += 1;
-    cluster.put_vm(changes, |_| vm);
-    Ok(Outcome::Vm(uid))
-}
-
-/// Before a VM has its berth, anything may be asked of it; afterwards only its rules change what was asked, and they
-/// count when it is placed the next time.
+/// Before a VM has its berth, anything may be asked of it; afterwards only its rules, which count when it is placed the
+/// next time, and when and how it runs.
 pub(super) fn set_spec(
     cluster: &mut Cluster,
     changes: &mut Vec<Change>,
@@ -104,10 +73,12 @@ pub(super) fn set_spec(
     if vm.spec == *spec {
         return Ok(Outcome::Vm(uid));
     }
-    let same_but_rules = VmSpec { rules: vm.spec.rules.clone(), ..spec.clone() } == vm.spec;
-    if vm.assignment.is_some() && !same_but_rules {
+    let VmSpec { rules, run, grace, .. } = vm.spec.clone();
+    let is_same_otherwise = VmSpec { rules, run, grace, ..spec.clone() } == vm.spec;
+    if vm.assignment.is_some() && !is_same_otherwise {
         return Err(Rejection::Placed { name: vm.meta.name.to_string() });
     }
+    vm.power = super::power::under(spec.run, vm.power);
     vm.spec = spec.clone();
     vm.meta.generation = vm.meta.generation.next();
     cluster.put_vm(changes, |_| vm);

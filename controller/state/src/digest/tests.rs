@@ -101,7 +101,7 @@ proptest! {
                     create_vm(number, berth_model::vm::VmSpec { user_data, ..vm_spec(1, Bytes::mib(64)) })
                 }
                 2 => delete_vm(vm),
-                3 => Body::RestartVm { vm, expect: Expect::default() },
+                3 => Body::RestartVm { vm, force: false, expect: Expect::default() },
                 4 => Body::SetLiveness { host, liveness: if number % 2 == 0 { Liveness::Suspect } else { Liveness::Alive } },
                 _ => Body::SetRun { vm, run: berth_model::vm::RunStrategy::Halted, expect: Expect::default() },
             };

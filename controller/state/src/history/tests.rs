@@ -162,7 +162,7 @@ fn a_record_that_does_not_fit_its_object_is_an_error_and_not_another_object() {
     let mut world = World::new();
     let vm = world.vm(1, vm_spec(1, Bytes::mib(64)));
     let created = world.cluster.revision;
-    world.done(Body::RestartVm { vm, expect: Expect::default() });
+    world.done(Body::RestartVm { vm, force: false, expect: Expect::default() });
     let mut spoiled = noise(world.cluster.revision.0 + 1, 3);
     spoiled.undo = Some(Undo { front: 40_000, ..spoiled.undo.unwrap() });
     world.cluster.history.push(&spoiled);

@@ -19,8 +19,8 @@ use berth_model::testing::{
     self, IMAGE_SIZE, Machine, NOW, cluster_id, digest, host_uid, image_uid, name, observed, vm_spec, vm_uid,
 };
 use berth_model::vm::{
-    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, NodePages, NumaPolicy, Observed, Performance,
-    Resources, RunStrategy, SmtPolicy, StopReason, Tuning, Unplaced, Vm, VmSpec,
+    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, Ended, NodePages, NumaPolicy, Observed, Performance,
+    Power, Resources, RunStrategy, SmtPolicy, StopReason, Tuning, Unplaced, Vm, VmSpec,
 };
 use berth_model::{
     Actor, ActorRole, BootId, Bytes, Condition, ConditionStatus, Epoch, Generation, Incarnation, PageSize, RequestId,
@@ -141,9 +141,16 @@ fn resources() -> Resources {
 }
 
 fn every_domain_state() -> Vec<DomainState> {
-    use StopReason::{Asked, Crashed, GuestShutdown, NeverStarted, StartFailed, Unknown};
-    let running = [DomainState::Starting, DomainState::Running, DomainState::Paused, DomainState::Stopping];
-    let stopped = [NeverStarted, GuestShutdown, Asked, Crashed, StartFailed, Unknown].map(DomainState::Stopped);
+    use StopReason::{Asked, Crashed, GuestShutdown, NeverStarted, Panicked, StartFailed, Unknown};
+    let running = [
+        DomainState::Starting,
+        DomainState::Running,
+        DomainState::Paused,
+        DomainState::Stopping,
+        DomainState::Panicked,
+    ];
+    let stopped =
+        [NeverStarted, GuestShutdown, Asked, Crashed, StartFailed, Unknown, Panicked].map(DomainState::Stopped);
     running.into_iter().chain(stopped).collect()
 }
 
@@ -151,7 +158,9 @@ fn rich_observed() -> Observed {
     Observed {
         accelerator: Some(Accelerator::Tcg),
         restart_count: 3,
+        reset_count: 4,
         failures: 2,
+        last_end: Some(Ended { reason: StopReason::Panicked, at: NOW }),
         trouble: Some(("NoSpace".into(), "the disk is full".into())),
         degraded: vec!["one IOThread for all queues".into()],
         ..observed(Epoch(9), DomainState::Running)
@@ -257,7 +266,15 @@ fn every_body() -> Vec<Body> {
         },
         set_run(RunStrategy::Always),
         set_run(RunStrategy::Halted),
-        Body::RestartVm { vm, expect: Expect::default() },
+        set_run(RunStrategy::RerunOnFailure),
+        set_run(RunStrategy::Manual),
+        set_run(RunStrategy::Once),
+        Body::StartVm { vm, expect },
+        Body::StopVm { vm, force: true, expect },
+        Body::ResetVm { vm, expect },
+        Body::PauseVm { vm, expect },
+        Body::ResumeVm { vm, expect },
+        Body::RestartVm { vm, force: false, expect: Expect::default() },
         Body::DeleteVm { vm, expect },
         Body::CreateImage {
             uid: image_uid(1),
@@ -338,6 +355,7 @@ fn every_rejection() -> Vec<Rejection> {
     rejections.push(Rejection::HostInUse { name: text(), why: text() });
     rejections.push(Rejection::BuiltIn { kind: "preference".into(), name: text() });
     rejections.push(Rejection::TooMany { name: text(), what: "taints".into(), count: 300, most: 16 });
+    rejections.push(Rejection::NotNow { name: text(), what: "paused".into(), why: "it does not run".into() });
     rejections
 }
 
@@ -367,6 +385,7 @@ fn rich_cluster() -> Cluster {
         meta,
         spec: spec(),
         restart_count: 3,
+        power: Power { off: true, forced: false, paused: true, resume_count: 300, reset_count: 4 },
         assignment: Some(assignment),
         unplaced: None,
         observed: Some(rich_observed()),

@@ -12,8 +12,8 @@ use berth_model::host::{NodeId, Percent, ThreadId, ThreadSet};
 use berth_model::image::Sha256Digest;
 use berth_model::placement;
 use berth_model::{
-    BootId, Bytes, ClusterId, Epoch, Generation, HostUid, ImageUid, Incarnation, Name, RequestId, Revision, Timestamp,
-    Uid, VmUid,
+    BootId, Bytes, ClusterId, Epoch, Generation, HostUid, ImageUid, Incarnation, Millis, Name, RequestId, Revision,
+    Timestamp, Uid, VmUid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub(super) const VERSION: u16 = 1;
 
 leaves! {
     bool, i32, u8, u16, u32, u64, String, [u8; 32], BootId, Bytes, ClusterId, Epoch, Generation, HostUid, ImageUid,
-    Incarnation, Name, NodeId, Percent, RequestId, Revision, Sha256Digest, ThreadId, ThreadSet, Timestamp, Uid, VmUid,
+    Incarnation, Millis, Name, NodeId, Percent, RequestId, Revision, Sha256Digest, ThreadId, ThreadSet, Timestamp, Uid, VmUid,
 }
 
 frozen_enum! {
@@ -48,10 +48,10 @@ frozen_enum! {
     Strength = placement::Strength { Required, Preferred(weight: u32) }
     WhenUnsatisfiable = placement::WhenUnsatisfiable { DoNotSchedule, ScheduleAnyway }
     TaintEffect = placement::TaintEffect { NoSchedule, PreferNoSchedule }
-    RunStrategy = model::vm::RunStrategy { Always, Halted }
+    RunStrategy = model::vm::RunStrategy { Always, Halted, RerunOnFailure, Manual, Once }
     Accelerator = model::vm::Accelerator { Kvm, Tcg }
-    StopReason = model::vm::StopReason { NeverStarted, GuestShutdown, Asked, Crashed, StartFailed, Unknown }
-    DomainState = model::vm::DomainState { Starting, Running, Paused, Stopping, Stopped(reason: StopReason) }
+    StopReason = model::vm::StopReason { NeverStarted, GuestShutdown, Asked, Crashed, StartFailed, Unknown, Panicked }
+    DomainState = model::vm::DomainState { Starting, Running, Paused, Stopping, Stopped(reason: StopReason), Panicked }
     Liveness = model::host::Liveness { Alive, Suspect, Lost }
     ImageOnHost = model::image::ImageOnHost { Verified { virtual_size: Bytes }, Refused { reason: String } }
     VmReport = model::session::VmReport { Seen(observed: Observed), Gone(stamp: Stamp) }
@@ -91,6 +91,7 @@ frozen_enum! {
         HostInUse { name: String, why: String },
         BuiltIn { kind: String, name: String },
         TooMany { name: String, what: String, count: u64, most: u64 },
+        NotNow { name: String, what: String, why: String },
     }
     Body = command::Body {
         Bootstrap { cluster: ClusterId, version: u32 },
@@ -103,7 +104,7 @@ frozen_enum! {
             spec: VmSpec,
         },
         SetRun { vm: VmUid, run: RunStrategy, expect: Expect },
-        RestartVm { vm: VmUid, expect: Expect },
+        RestartVm { vm: VmUid, force: bool, expect: Expect },
         DeleteVm { vm: VmUid, expect: Expect },
         CreateImage { uid: ImageUid, name: Name, labels: BTreeMap<String, String>, spec: ImageSpec },
         DeleteImage { name: Name },
@@ -124,6 +125,11 @@ frozen_enum! {
         DeleteInstanceType { name: Name },
         CreatePreference { uid: Uid, name: Name, spec: PreferenceSpec },
         DeletePreference { name: Name },
+        StartVm { vm: VmUid, expect: Expect },
+        StopVm { vm: VmUid, force: bool, expect: Expect },
+        ResetVm { vm: VmUid, expect: Expect },
+        PauseVm { vm: VmUid, expect: Expect },
+        ResumeVm { vm: VmUid, expect: Expect },
     }
 }
 
@@ -211,6 +217,7 @@ frozen_struct! {
         image: ImageRef,
         disk_size: Bytes,
         run: RunStrategy,
+        grace: Millis,
         user_data: Option<Sealed>,
     }
     NodePages = model::vm::NodePages { node: NodeId, page: PageSize, count: u64 }
@@ -232,15 +239,20 @@ frozen_struct! {
         state: DomainState,
         accelerator: Option<Accelerator>,
         restart_count: u64,
+        reset_count: u64,
         failures: u32,
+        last_end: Option<Ended>,
         trouble: Option<(String, String)>,
         degraded: Vec<String>,
         since: Timestamp,
     }
+    Ended = model::vm::Ended { reason: StopReason, at: Timestamp }
+    Power = model::vm::Power { off: bool, forced: bool, paused: bool, resume_count: u64, reset_count: u64 }
     Vm = model::vm::Vm {
         meta: Meta,
         spec: VmSpec,
         restart_count: u64,
+        power: Power,
         assignment: Option<Assignment>,
         unplaced: Option<Unplaced>,
         observed: Option<Observed>,

@@ -2,7 +2,7 @@ mod laws;
 mod world;
 
 use berth_model::session::VmReport;
-use berth_model::vm::{DomainState, StopReason};
+use berth_model::vm::{DomainState, RunStrategy, StopReason};
 
 use self::world::{Ending, World};
 use crate::agent::Input;
@@ -113,7 +113,7 @@ fn a_restart_asks_waits_ends_and_starts_with_the_new_count() {
         world.work(0, Ending::GuestIgnores);
         world.pass(100);
     }
-    assert!(world.millis - asked >= crate::plan::GRACE.0);
+    assert!(world.millis - asked >= berth_model::vm::VmSpec::GRACE.0);
     world.settle();
     assert_eq!((world.starts, told(&world, 1)), (2, DomainState::Running));
     match &world.view[&vm(1)] {
@@ -210,4 +210,154 @@ fn what_was_told_counts_only_when_that_very_report_is_acknowledged() {
     assert_eq!(world.reports(), before + 1, "the next report waits for the right acknowledgement");
     world.settle();
     assert_eq!(told(&world, 1), DomainState::Running);
+}
+
+/// A VM of this strategy that came to run, or to rest.
+fn living(run: RunStrategy) -> World {
+    let mut world = World::new();
+    world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+    world.change(vm(1), |present| present.spec.run = run);
+    world.settle();
+    world
+}
+
+fn failures(world: &World) -> u32 {
+    world.agent.ledger().journal(vm(1)).failures
+}
+
+#[test]
+fn what_ends_a_run_is_followed_by_what_the_strategy_says() {
+    use RunStrategy::{Always, Manual, Once, RerunOnFailure};
+    for (run, after_shutdown, after_crash) in [(Always, 2, 2), (RerunOnFailure, 1, 2), (Once, 1, 1)] {
+        for (crashed, starts) in [(false, after_shutdown), (true, after_crash)] {
+            let mut world = living(run);
+            world.guest_ends(vm(1), crashed);
+            world.settle();
+            assert_eq!(world.starts, starts, "{run}, crashed: {crashed}");
+        }
+        let mut world = living(run);
+        world.guest_panics(vm(1));
+        world.settle();
+        assert_eq!((world.starts, failures(&world)), (after_crash, 1), "{run}, panicked");
+    }
+    let mut world = living(Manual);
+    assert_eq!((world.starts, told(&world, 1)), (0, DomainState::Stopped(StopReason::NeverStarted)));
+    world.change(vm(1), |present| present.restart_count += 1);
+    world.settle();
+    world.guest_ends(vm(1), true);
+    world.settle();
+    assert_eq!((world.starts, told(&world, 1)), (1, DomainState::Stopped(StopReason::Crashed)));
+}
+
+#[test]
+fn how_a_run_ended_is_remembered_over_a_restart_of_the_daemon_whoever_saw_it() {
+    for seen in [true, false] {
+        let mut world = living(RunStrategy::RerunOnFailure);
+        if seen {
+            world.guest_ends(vm(1), false);
+            world.settle();
+            world.kill_daemon(0);
+        } else {
+            world.kill_daemon(0);
+            world.guest_ends(vm(1), false);
+        }
+        world.settle();
+        assert_eq!((world.starts, told(&world, 1)), (1, DomainState::Stopped(StopReason::GuestShutdown)), "{seen}");
+    }
+}
+
+#[test]
+fn a_guest_that_crashes_again_and_again_waits_longer_each_time_also_over_restarts_of_the_daemon() {
+    let mut world = living(RunStrategy::Always);
+    let mut pauses = Vec::new();
+    for round in 0..6 {
+        world.guest_ends(vm(1), true);
+        if round % 2 == 1 {
+            world.kill_daemon(0);
+        }
+        let (crashed, starts) = (world.millis, world.starts);
+        while world.starts == starts {
+            while !world.pending.is_empty() {
+                world.work(0, Ending::Good);
+            }
+            world.greet();
+            world.send_set();
+            world.answer_heartbeat(10_000);
+            world.commit_report();
+            world.pass(100);
+        }
+        pauses.push((world.millis - crashed) / 1000);
+    }
+    assert_eq!(failures(&world), 6);
+    assert!(pauses.is_sorted() && pauses[5] >= 32, "{pauses:?}");
+}
+
+#[test]
+fn a_run_that_may_have_begun_is_not_begun_again_and_one_that_did_not_is() {
+    for (ending, starts) in [(Ending::Unreachable, 0), (Ending::EffectUnanswered, 1), (Ending::Failed, 1)] {
+        let mut world = World::new();
+        world.want(vm(1), |epoch, _| Some(always(1, epoch)));
+        world.change(vm(1), |present| present.spec.run = RunStrategy::Once);
+        while !world.work_but_starts() {
+            world.greet();
+            world.send_set();
+            world.answer_heartbeat(10_000);
+            world.pass(100);
+        }
+        let at = world.pending.iter().position(|pending| matches!(pending, world::Pending::Execute(_))).unwrap();
+        world.work(at, ending);
+        world.settle();
+        assert_eq!(world.starts, starts, "{ending:?}");
+        world.guest_ends(vm(1), true);
+        world.kill_daemon(0);
+        world.settle();
+        assert_eq!(world.starts, starts, "{ending:?}");
+    }
+}
+
+#[test]
+fn a_paused_vm_stays_paused_over_a_restart_of_the_daemon_and_goes_on_when_asked() {
+    let mut world = living(RunStrategy::Always);
+    world.change(vm(1), |present| present.power.paused = true);
+    world.settle();
+    assert_eq!(told(&world, 1), DomainState::Paused);
+    let steps = world.steps;
+    world.kill_daemon(0);
+    world.settle();
+    assert_eq!((world.steps, world.domains[&vm(1)].state), (steps, DomainState::Paused));
+    world.change(vm(1), |present| {
+        present.power.paused = false;
+        present.power.resume_count += 1;
+    });
+    world.settle();
+    assert_eq!((told(&world, 1), world.starts), (DomainState::Running, 1));
+}
+
+#[test]
+fn a_guest_that_is_held_and_shall_go_down_goes_on_first_so_that_it_hears() {
+    let mut world = living(RunStrategy::Manual);
+    world.change(vm(1), |present| present.restart_count = 1);
+    world.settle();
+    world.change(vm(1), |present| present.power.paused = true);
+    world.settle();
+    let steps = world.steps;
+    world.change(vm(1), |present| {
+        (present.power.off, present.power.paused) = (true, false);
+        present.power.resume_count += 1;
+    });
+    world.settle();
+    assert_eq!(told(&world, 1), DomainState::Stopped(StopReason::Asked));
+    assert_eq!(world.steps, steps + 2, "it is let go and asked, and then needs no force");
+}
+
+#[test]
+fn a_reset_is_done_once_and_not_again_by_the_next_daemon() {
+    let mut world = living(RunStrategy::Always);
+    let steps = world.steps;
+    world.change(vm(1), |present| present.power.reset_count += 1);
+    world.settle();
+    assert_eq!(world.steps, steps + 1);
+    world.kill_daemon(0);
+    world.settle();
+    assert_eq!(world.steps, steps + 1);
 }

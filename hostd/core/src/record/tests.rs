@@ -1,5 +1,5 @@
 use berth_model::session::Absent;
-use berth_model::vm::StopReason;
+use berth_model::vm::{Ended, StopReason};
 use berth_model::{BootId, Incarnation, Term, Timestamp};
 use proptest::prelude::*;
 
@@ -23,9 +23,13 @@ fn one_of_each() -> Vec<(Record, &'static str)> {
     let absent = Absent { vm: vm(2), stamp: stamp(300), with_disk: true };
     let journal = Journal {
         restart_done: 3,
+        resume_done: 300,
+        reset_done: 5,
+        begun: true,
         failures: 2,
         next_try: Some(BootTime::from_millis(1000)),
         run: Run::Stopped { reason: StopReason::Crashed, since: Timestamp::from_millis(9) },
+        last_end: Some(Ended { reason: StopReason::Panicked, at: Timestamp::from_millis(8) }),
         gone: Some(stamp(4)),
     };
     let run = Run::Running { since: Timestamp::from_millis(9), from: None };
@@ -38,14 +42,17 @@ fn one_of_each() -> Vec<(Record, &'static str)> {
         ),
         (
             present(),
-            "425254480403010082000000f470f8120003766d3101050764656661756c74047765623101808080800100010000000000000474696e7940303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730378080808004000101000001000100000100018001808080340000",
+            "42525448040301008a000000b562514a0003766d3101050764656661756c74047765623101808080800100010000000000000474696e794030373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037303730373037808080800400b0ea0101010000010001000001000180018080803400000000000000",
         ),
         (Record::Entry(Entry::Absent(absent)), "4252544804030100090000008f22a9640103766d3201ac0201"),
         (Record::Forget(vm(1)), "4252544805030100040000002611de1303766d31"),
-        (Record::Journal(vm(1), journal), "42525448060301000f000000c7b90b4803766d31030201e807020309010104"),
+        (
+            Record::Journal(vm(1), journal),
+            "425254480603010016000000f7e7e15303766d3103ac0205010201e807020309010608010104",
+        ),
         (
             Record::Journal(vm(2), Journal { run, ..Journal::default() }),
-            "42525448060301000b0000009225de4303766d3200000001090000",
+            "42525448060301000f00000016a4d70803766d320000000000000109000000",
         ),
     ]
 }

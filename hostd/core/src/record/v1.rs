@@ -4,7 +4,7 @@
 use berth_model as model;
 use berth_model::host::{NodeId, ThreadId, ThreadSet};
 use berth_model::image::Sha256Digest;
-use berth_model::{BootId, Bytes, ClusterId, Epoch, HostUid, Incarnation, Name, Term, Timestamp, VmUid};
+use berth_model::{BootId, Bytes, ClusterId, Epoch, HostUid, Incarnation, Millis, Name, Term, Timestamp, VmUid};
 use serde::{Deserialize, Serialize};
 
 use super::mirror::{Mirror, frozen_enum, frozen_struct, leaves};
@@ -16,7 +16,7 @@ use crate::ledger;
 pub(super) const VERSION: u16 = 1;
 
 leaves! {
-    bool, u8, u16, u32, u64, Bytes, Epoch, Incarnation, Name, NodeId, Sha256Digest, ThreadId, ThreadSet, Timestamp, VmUid,
+    bool, u8, u16, u32, u64, Bytes, Epoch, Incarnation, Millis, Name, NodeId, Sha256Digest, ThreadId, ThreadSet, Timestamp, VmUid,
 }
 
 /// Milliseconds since boot.
@@ -34,12 +34,12 @@ impl Mirror<clock::BootTime> for BootTime {
 
 frozen_enum! {
     PageSize = model::PageSize { Small, Huge2M, Huge1G }
-    RunStrategy = model::vm::RunStrategy { Always, Halted }
+    RunStrategy = model::vm::RunStrategy { Always, Halted, RerunOnFailure, Manual, Once }
     Performance = model::vm::Performance { High, Standard, Density }
     SmtPolicy = model::vm::SmtPolicy { Siblings, WholeCores, Isolate }
     NumaPolicy = model::vm::NumaPolicy { Fewest, Single }
     CpuShape = model::vm::CpuShape { Cores, Sockets }
-    StopReason = model::vm::StopReason { NeverStarted, GuestShutdown, Asked, Crashed, StartFailed, Unknown }
+    StopReason = model::vm::StopReason { NeverStarted, GuestShutdown, Asked, Crashed, StartFailed, Unknown, Panicked }
     Run = journal::Run {
         Never,
         Running { since: Timestamp, from: Option<BootTime> },
@@ -73,6 +73,8 @@ frozen_struct! {
     PciKind = model::host::PciKind { vendor: u16, product: u16 }
     PciAddress = model::host::PciAddress { domain: u32, bus: u8, device: u8, function: u8 }
     DeviceDemand = model::vm::DeviceDemand { kind: PciKind, count: u32 }
+    Ended = model::vm::Ended { reason: StopReason, at: Timestamp }
+    Power = model::vm::Power { off: bool, forced: bool, paused: bool, resume_count: u64, reset_count: u64 }
     Berth = ledger::Berth {
         vm: VmUid,
         stamp: Stamp,
@@ -87,12 +89,22 @@ frozen_struct! {
         image: Sha256Digest,
         disk_size: Bytes,
         run: RunStrategy,
+        grace: Millis,
         resources: Resources,
         restart_count: u64,
+        power: Power,
     }
     Absent = model::session::Absent { vm: VmUid, stamp: Stamp, with_disk: bool }
     Journal = journal::Journal {
-        restart_done: u64, failures: u32, next_try: Option<BootTime>, run: Run, gone: Option<Stamp>,
+        restart_done: u64,
+        resume_done: u64,
+        reset_done: u64,
+        begun: bool,
+        failures: u32,
+        next_try: Option<BootTime>,
+        run: Run,
+        last_end: Option<Ended>,
+        gone: Option<Stamp>,
     }
 }
 

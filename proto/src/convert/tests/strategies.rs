@@ -15,8 +15,8 @@ use berth_model::session::{
     Welcome,
 };
 use berth_model::vm::{
-    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, NodePages, NumaPolicy, Observed, Performance,
-    Resources, RunStrategy, SmtPolicy, StopReason, Tuning, VmSpec,
+    Accelerator, Assignment, CpuShape, DeviceDemand, DomainState, Ended, NodePages, NumaPolicy, Observed, Performance,
+    Power, Resources, RunStrategy, SmtPolicy, StopReason, Tuning, VmSpec,
 };
 use berth_model::{
     BootId, Bytes, ClusterId, Condition, ConditionStatus, Epoch, HostUid, Incarnation, Millis, Name, PageSize,
@@ -242,6 +242,7 @@ pub(super) fn observed() -> impl Strategy<Value = Observed> {
         Just(DomainState::Running),
         Just(DomainState::Paused),
         Just(DomainState::Stopping),
+        Just(DomainState::Panicked),
         prop_oneof![
             Just(StopReason::NeverStarted),
             Just(StopReason::GuestShutdown),
@@ -249,6 +250,7 @@ pub(super) fn observed() -> impl Strategy<Value = Observed> {
             Just(StopReason::Crashed),
             Just(StopReason::StartFailed),
             Just(StopReason::Unknown),
+            Just(StopReason::Panicked),
         ]
         .prop_map(DomainState::Stopped),
     ];
@@ -267,7 +269,9 @@ pub(super) fn observed() -> impl Strategy<Value = Observed> {
             state,
             accelerator,
             restart_count,
+            reset_count: u64::from(failures),
             failures,
+            last_end: (failures > 7).then_some(Ended { reason: StopReason::Panicked, at: since }),
             trouble,
             degraded,
             since,
@@ -288,12 +292,12 @@ pub(super) fn orphan() -> impl Strategy<Value = Orphan> {
 pub(super) fn holding() -> impl Strategy<Value = Holding> {
     let who = (uid().prop_map(VmUid), name(), name(), any::<u32>(), bytes(), name());
     let how = (performance(), tuning(), demands());
-    let what = (digest(), bytes(), any::<bool>(), resources(), any::<u64>());
+    let what = (digest(), bytes(), run(), resources(), any::<u64>());
     (who, how, what).prop_map(
         |(
             (vm, project, name, cpus, memory, image_name),
             (performance, tuning, devices),
-            (image, disk_size, runs, resources, restart_count),
+            (image, disk_size, run, resources, restart_count),
         )| Holding {
             vm,
             project,
@@ -306,7 +310,7 @@ pub(super) fn holding() -> impl Strategy<Value = Holding> {
             image_name,
             image,
             disk_size,
-            run: if runs { RunStrategy::Always } else { RunStrategy::Halted },
+            run,
             resources,
             restart_count,
         },
@@ -364,21 +368,30 @@ pub(super) fn to_controller() -> impl Strategy<Value = ToController> {
     ]
 }
 
+fn run() -> impl Strategy<Value = RunStrategy> {
+    proptest::sample::select(RunStrategy::ALL.to_vec())
+}
+
+fn power() -> impl Strategy<Value = Power> {
+    (any::<[bool; 3]>(), any::<u64>(), any::<u64>()).prop_map(|([off, forced, paused], resume_count, reset_count)| {
+        Power { off, forced, paused, resume_count, reset_count }
+    })
+}
+
 pub(super) fn spec() -> impl Strategy<Value = VmSpec> {
     let image =
         (name(), digest(), bytes()).prop_map(|(name, sha256, virtual_size)| ImageRef { name, sha256, virtual_size });
     let sealed = (text(), vec(any::<u8>(), 0..8), vec(any::<u8>(), 0..8))
         .prop_map(|(key_id, nonce, ciphertext)| Sealed { key_id, nonce, ciphertext });
-    let run = prop_oneof![Just(RunStrategy::Always), Just(RunStrategy::Halted)];
     let size = (option::of(name()), any::<u32>(), option::of(name()), bytes());
     let how = (performance(), tuning(), demands(), rules());
-    (size, how, image, bytes(), run, option::of(sealed)).prop_map(
+    (size, how, image, bytes(), (run(), any::<u64>()), option::of(sealed)).prop_map(
         |(
             (instance_type, cpus, preference, memory),
             (performance, tuning, devices, rules),
             image,
             disk_size,
-            run,
+            (run, grace),
             user_data,
         )| VmSpec {
             instance_type,
@@ -392,6 +405,7 @@ pub(super) fn spec() -> impl Strategy<Value = VmSpec> {
             image,
             disk_size,
             run,
+            grace: Millis(grace),
             user_data,
         },
     )
@@ -432,16 +446,17 @@ pub(super) fn entry() -> impl Strategy<Value = DesiredEntry> {
         name(),
         spec(),
         assignment(),
-        any::<u64>(),
+        (any::<u64>(), power()),
         option::of(vec(any::<u8>(), 0..16).prop_map(UserData)),
     )
-        .prop_map(|(vm, project, name, spec, assignment, restart_count, user_data)| Present {
+        .prop_map(|(vm, project, name, spec, assignment, (restart_count, power), user_data)| Present {
             vm: VmUid(vm),
             project,
             name,
             spec,
             assignment,
             restart_count,
+            power,
             user_data,
         });
     prop_oneof![

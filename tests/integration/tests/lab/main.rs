@@ -8,6 +8,7 @@ mod controllers;
 mod disk;
 mod failures;
 mod images;
+mod lifecycle;
 mod machines;
 mod members;
 mod moves;

@@ -13,7 +13,7 @@ use berth_model::testing::{Machine, NOW, cluster_id, digest, full_report, host_u
 use berth_model::testing::{vm_spec, vm_uid};
 use berth_model::vm::{DomainState, RunStrategy};
 use berth_model::{
-    BootId, Bytes, Epoch, Generation, Incarnation, Millis, PageSize, RequestId, Revision, Stamp, Timestamp,
+    BootId, Bytes, Epoch, Generation, Incarnation, Millis, PageSize, RequestId, Revision, Stamp, Timestamp, VmUid,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -50,6 +50,8 @@ enum Step {
     Hear(u32, Liveness),
     /// A VM is started or stopped.
     SetRun(u32, bool),
+    /// A word about a VM's run.
+    Steer(u32, u8),
     /// A host is said to be dead.
     Bury(u32),
     /// Anything.
@@ -108,6 +110,8 @@ impl Step {
                 let run = if run { RunStrategy::Always } else { RunStrategy::Halted };
                 Some(Body::SetRun { vm: uid(number), run, expect: Expect::default() })
             }
+            Self::Steer(number, 4) => Some(Body::StopVm { vm: uid(number), force: true, expect: Expect::default() }),
+            Self::Steer(number, which) => Some(steered(uid(number), which, Expect::default())),
             Self::Bury(number) => {
                 Some(Body::ConfirmDead { host: host_uid(u128::from(number)), expect: Expect::default() })
             }
@@ -130,12 +134,22 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => (vms(), hosts()).prop_map(|(vm, host)| Step::GoneElsewhere(vm, host)),
         1 => (hosts(), livenesses()).prop_map(|(host, liveness)| Step::Hear(host, liveness)),
         1 => (vms(), any::<bool>()).prop_map(|(vm, run)| Step::SetRun(vm, run)),
+        3 => (vms(), 0..5_u8).prop_map(|(vm, which)| Step::Steer(vm, which)),
         1 => hosts().prop_map(Step::Bury),
     ]
 }
 
 fn expectations() -> impl Strategy<Value = Expect> {
     option::of(0..40_u64).prop_map(|revision| Expect { revision: revision.map(Revision) })
+}
+
+fn steered(vm: VmUid, which: u8, expect: Expect) -> Body {
+    match which {
+        0 => Body::StartVm { vm, expect },
+        1 => Body::ResetVm { vm, expect },
+        2 => Body::PauseVm { vm, expect },
+        _ => Body::ResumeVm { vm, expect },
+    }
 }
 
 /// Every command with whatever values.
@@ -176,7 +190,11 @@ fn bodies() -> impl Strategy<Value = Body> {
         1 => (0..3_u32).prop_map(|version| Body::Bootstrap { cluster: cluster_id(), version }),
         4 => created,
         1 => (vm_uids(), runs(), expectations()).prop_map(|(vm, run, expect)| Body::SetRun { vm, run, expect }),
-        1 => (vm_uids(), expectations()).prop_map(|(vm, expect)| Body::RestartVm { vm, expect }),
+        1 => (vm_uids(), any::<bool>(), expectations())
+            .prop_map(|(vm, force, expect)| Body::RestartVm { vm, force, expect }),
+        1 => (vm_uids(), 0..4_u8, expectations()).prop_map(|(vm, which, expect)| steered(vm, which, expect)),
+        1 => (vm_uids(), any::<bool>(), expectations())
+            .prop_map(|(vm, force, expect)| Body::StopVm { vm, force, expect }),
         1 => (vm_uids(), expectations()).prop_map(|(vm, expect)| Body::DeleteVm { vm, expect }),
         1 => image,
         1 => names().prop_map(|name| Body::DeleteImage { name }),

@@ -95,7 +95,7 @@ fn starting_and_stopping_count_generations_only_when_they_change_something() {
     world.done(Body::SetRun { vm, run: RunStrategy::Halted, expect: ANY });
     let held = world.vm_now(vm);
     assert_eq!((held.spec.run, held.meta.generation), (RunStrategy::Halted, Generation(2)));
-    let refused = world.refused(Body::RestartVm { vm, expect: ANY });
+    let refused = world.refused(Body::RestartVm { vm, force: false, expect: ANY });
     assert_eq!(refused, Rejection::Halted { name: "vm-1".into() });
 }
 
@@ -103,8 +103,8 @@ fn starting_and_stopping_count_generations_only_when_they_change_something() {
 fn a_restart_is_counted_and_is_no_change_of_the_spec() {
     let mut world = World::new();
     let vm = world.vm(1, small());
-    world.done(Body::RestartVm { vm, expect: ANY });
-    world.done(Body::RestartVm { vm, expect: ANY });
+    world.done(Body::RestartVm { vm, force: false, expect: ANY });
+    world.done(Body::RestartVm { vm, force: false, expect: ANY });
     assert_eq!((world.vm_now(vm).restart_count, world.vm_now(vm).meta.generation), (2, Generation(1)));
 }
 
@@ -162,7 +162,7 @@ fn what_a_client_saw_must_still_be_so() {
     let changed = Rejection::Changed { kind: "VM".into(), name: "vm-1".into(), expected: Revision(1), actual };
     for body in [
         Body::SetRun { vm, run: RunStrategy::Halted, expect },
-        Body::RestartVm { vm, expect },
+        Body::RestartVm { vm, force: false, expect },
         Body::DeleteVm { vm, expect },
         Body::SetLabels { vm, set: labels([("a", "b")]), remove: Vec::new(), expect },
     ] {
@@ -180,7 +180,7 @@ fn what_is_not_there_cannot_be_changed() {
     let resources = berth_model::testing::resources(&Machine::cores(8).inventory(), &small(), [0, 1], 0);
     for body in [
         Body::SetRun { vm, run: RunStrategy::Halted, expect: ANY },
-        Body::RestartVm { vm, expect: ANY },
+        Body::RestartVm { vm, force: false, expect: ANY },
         set_labels(vm, [("a", "b")], []),
         delete_vm(vm),
         Body::NoteUnplaced { vm, hosts: 0, refusals: Vec::new() },
@@ -257,7 +257,7 @@ fn a_vm_that_is_being_deleted_takes_no_other_change() {
     let resources = world.berth(vm, host, [2, 3], 0);
     for body in [
         Body::SetRun { vm, run: RunStrategy::Halted, expect: ANY },
-        Body::RestartVm { vm, expect: ANY },
+        Body::RestartVm { vm, force: false, expect: ANY },
         set_labels(vm, [("a", "b")], []),
         Body::NoteUnplaced { vm, hosts: 1, refusals: Vec::new() },
         world.assignment(vm, host, resources),

@@ -1,8 +1,8 @@
 //! The laws under random weather: whatever the order of words, faults and deaths, no step breaks a law, and once the
 //! faults stop everything comes to be as wanted.
 
-use berth_model::session::{DesiredEntry, VmReport};
-use berth_model::vm::{DomainState, RunStrategy};
+use berth_model::session::{DesiredEntry, Present, VmReport};
+use berth_model::vm::{DomainState, Observed, RunStrategy, StopReason};
 use proptest::prelude::*;
 
 use super::world::{Ending, World};
@@ -18,11 +18,53 @@ enum Happening {
     CommitReport,
     LoseSession(bool),
     Want(u8, u8),
+    Say(u8, Word),
+    GuestPanics(u8),
     Forget(u8),
     StaleWord(u8),
     GuestEnds(u8, bool),
     KillDaemon(u64),
     Reboot(u64),
+}
+
+/// What is said about a VM's run.
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    Strategy(RunStrategy),
+    Off { forced: bool },
+    Start,
+    Pause,
+    Resume,
+    Reset,
+}
+
+fn word() -> impl Strategy<Value = Word> {
+    prop_oneof![
+        prop::sample::select(RunStrategy::ALL.to_vec()).prop_map(Word::Strategy),
+        any::<bool>().prop_map(|forced| Word::Off { forced }),
+        Just(Word::Start),
+        Just(Word::Pause),
+        Just(Word::Resume),
+        Just(Word::Reset),
+    ]
+}
+
+fn say(present: &mut Present, word: Word) {
+    let power = &mut present.power;
+    match word {
+        Word::Strategy(run) => present.spec.run = run,
+        Word::Off { forced } => (power.off, power.forced) = (true, forced),
+        Word::Start => {
+            (power.off, power.forced) = (false, false);
+            present.restart_count += 1;
+        }
+        Word::Pause => power.paused = true,
+        Word::Resume => {
+            power.paused = false;
+            power.resume_count += 1;
+        }
+        Word::Reset => power.reset_count += 1,
+    }
 }
 
 fn happening() -> impl Strategy<Value = Happening> {
@@ -42,6 +84,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         4 => Just(Happening::CommitReport),
         1 => any::<bool>().prop_map(Happening::LoseSession),
         5 => (0_u8..3, 0_u8..4).prop_map(|(number, kind)| Happening::Want(number, kind)),
+        5 => (0_u8..3, word()).prop_map(|(number, word)| Happening::Say(number, word)),
+        1 => (0_u8..3).prop_map(Happening::GuestPanics),
         1 => (0_u8..3).prop_map(Happening::Forget),
         1 => (0_u8..3).prop_map(Happening::StaleWord),
         2 => (0_u8..3, any::<bool>()).prop_map(|(number, crashed)| Happening::GuestEnds(number, crashed)),
@@ -78,10 +122,10 @@ fn happen(world: &mut World, happening: Happening) {
             }
         }),
         Happening::Forget(number) => {
-            if world.set.remove(&vm(number)).is_some() {
-                world.say(vec![], vec![vm(number)]);
-            }
+            world.forget(vm(number));
         }
+        Happening::Say(number, word) => world.change(vm(number), |present| say(present, word)),
+        Happening::GuestPanics(number) => world.guest_panics(vm(number)),
         Happening::StaleWord(number) => {
             let held = world.agent.ledger().entries().contains_key(&vm(number));
             if held {
@@ -94,6 +138,20 @@ fn happen(world: &mut World, happening: Happening) {
     }
 }
 
+/// What the strategies promise, in other words than those that decide.
+fn is_as_wanted(present: &Present, runs: bool, observed: &Observed) -> bool {
+    if present.power.paused || present.power.off {
+        return !runs;
+    }
+    match present.spec.run {
+        RunStrategy::Always => runs,
+        RunStrategy::Halted => !runs,
+        RunStrategy::RerunOnFailure => runs || observed.state == DomainState::Stopped(StopReason::GuestShutdown),
+        RunStrategy::Manual => runs || observed.restart_count >= present.restart_count,
+        RunStrategy::Once => true,
+    }
+}
+
 fn check_all_is_as_wanted(world: &World) {
     for (vm, entry) in &world.set {
         let domain = world.domains.get(vm);
@@ -101,15 +159,16 @@ fn check_all_is_as_wanted(world: &World) {
             DesiredEntry::Present(present, stamp) => {
                 let newer = domain.is_some_and(|domain| domain.mark.stamp > *stamp);
                 let runs = domain.is_some_and(|domain| domain.state == DomainState::Running);
-                assert!(newer || runs == (present.spec.run == RunStrategy::Always), "{vm}: {entry:?} but {domain:?}");
                 if runs && !newer {
                     assert!(domain.unwrap().mark.restart_count >= present.restart_count);
                 }
                 let VmReport::Seen(observed) = &world.view[vm] else { panic!("{vm} told as gone") };
                 assert_eq!(observed.epoch, stamp.epoch);
+                assert!(newer || is_as_wanted(present, runs, observed), "{vm}: {entry:?} but {domain:?}, {observed:?}");
                 if !newer {
                     assert_eq!(observed.state == DomainState::Running, runs, "the leader knows");
-                    assert_eq!(observed.trouble, None);
+                    let reason = observed.trouble.as_ref().map(|(reason, _)| &reason[..]);
+                    assert_eq!(reason.filter(|reason| *reason != "Paused" || !present.power.paused), None);
                 }
             }
             DesiredEntry::Absent(_) => panic!("{vm} was never told as gone: {domain:?}"),

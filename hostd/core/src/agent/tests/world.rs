@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use berth_model::host::Orphan;
-use berth_model::session::{DesiredEntry, Report, ToController, ToHost, VmReport};
+use berth_model::session::{DesiredEntry, Present, Report, ToController, ToHost, VmReport};
 use berth_model::vm::{Accelerator, DomainState, RunStrategy, StopReason};
 use berth_model::{BootId, Millis, Revision, Stamp, VmUid};
 
@@ -14,7 +14,6 @@ use crate::backend::{BackendError, DomainSeen};
 use crate::clock::Now;
 use crate::float::Floats;
 use crate::ledger::{Berth, Entry, Ledger, Record};
-use crate::plan::GRACE;
 use crate::session::{ConnectionId, Options};
 use crate::step::Step;
 use crate::testing::{at, host, identity, images, inventory, welcome};
@@ -82,6 +81,8 @@ pub(super) struct World {
     asked: BTreeMap<VmUid, u64>,
     pub(super) steps: usize,
     pub(super) starts: usize,
+    /// Starts of each VM since it was last forgotten.
+    starts_of: BTreeMap<VmUid, usize>,
     /// When the agent wants to be woken.
     pub(super) wake_at: Option<u64>,
 }
@@ -117,6 +118,7 @@ impl World {
             asked: BTreeMap::new(),
             steps: 0,
             starts: 0,
+            starts_of: BTreeMap::new(),
             wake_at: None,
         };
         world.look_around();
@@ -178,21 +180,32 @@ impl World {
         }
         match (step, entry) {
             (Step::Prepare(domain) | Step::Start(domain), Entry::Present(berth)) => {
-                assert_eq!(berth.run, RunStrategy::Always, "{step:?} of a halted VM");
+                assert_ne!(berth.run_now(), RunStrategy::Halted, "{step:?} of a halted VM");
+                assert!(!berth.power.paused, "{step:?} of a VM that is paused");
+                let starts = self.starts_of.get(&vm).copied().unwrap_or(0);
+                assert!(berth.run != RunStrategy::Once || starts == 0, "{step:?} of a VM that ran once");
                 assert_eq!(domain.mark.stamp, berth.stamp, "{step:?} by a word that is not the accepted one");
                 assert!(domain.user_data.is_some(), "{step:?} without the user data that the leader gave");
                 self.judge_permission(step, before);
             }
             (Step::Shutdown(_), Entry::Present(berth)) => self.judge_stop(step, berth),
+            (Step::ForceOff(_), Entry::Present(_))
+                if self.domains.get(&vm).is_some_and(|domain| domain.state == DomainState::Panicked) => {}
+            (Step::ForceOff(_), Entry::Present(berth)) if berth.power.forced => self.judge_stop(step, berth),
+            (Step::Pause(_), Entry::Present(berth)) => assert!(berth.power.paused, "nobody asked for {step:?}"),
+            (Step::Resume { .. } | Step::Reset { .. }, Entry::Present(berth)) => {
+                assert!(!berth.power.paused, "{step:?} of a VM that is paused");
+                self.judge_permission(step, before);
+            }
             (Step::ForceOff(_), Entry::Present(berth)) => {
                 self.judge_stop(step, berth);
                 let asked = self.asked.get(&vm).copied().expect("ended without having been asked");
-                assert!(self.millis >= asked + GRACE.0, "ended within its grace");
+                assert!(self.millis >= asked + berth.grace.0, "ended within its grace");
             }
             (Step::ForceOff(_), Entry::Absent(_)) => {}
-            (Step::ReadBack(_), Entry::Present(berth)) => assert_eq!(berth.run, RunStrategy::Always),
+            (Step::ReadBack(_), Entry::Present(berth)) => assert_ne!(berth.run_now(), RunStrategy::Halted),
             (Step::Repin { floats, .. }, Entry::Present(berth)) => {
-                assert_eq!(berth.run, RunStrategy::Always, "{step:?} of a halted VM");
+                assert_ne!(berth.run_now(), RunStrategy::Halted, "{step:?} of a halted VM");
                 assert!(berth.resources.vcpus.is_empty(), "{step:?} of a VM that has its threads for itself");
                 self.judge_floats(floats);
             }
@@ -221,7 +234,7 @@ impl World {
     }
 
     fn judge_stop(&self, step: &Step, berth: &Berth) {
-        if berth.run == RunStrategy::Always {
+        if berth.run_now() != RunStrategy::Halted {
             let mark = &self.domains[&berth.vm].mark;
             assert!(mark.restart_count < berth.restart_count, "law 5: {step:?} of a VM that shall run");
             self.judge_permission(step, None);
@@ -347,6 +360,7 @@ impl World {
                 let running = self.domains.get(&domain.mark.vm).is_some_and(|seen| crate::plan::is_active(seen.state));
                 assert!(!running, "started although it runs: the hypervisor would refuse, the plan should have known");
                 self.starts += 1;
+                *self.starts_of.entry(domain.mark.vm).or_default() += 1;
                 self.asked.remove(&domain.mark.vm);
                 self.domains.insert(
                     domain.mark.vm,
@@ -362,7 +376,8 @@ impl World {
                 );
             }
             Step::Shutdown(vm) => {
-                if ending != Ending::GuestIgnores {
+                let hears = self.domains.get(vm).is_some_and(|domain| domain.state == DomainState::Running);
+                if ending != Ending::GuestIgnores && hears {
                     self.end(*vm, StopReason::GuestShutdown);
                 }
             }
@@ -377,6 +392,9 @@ impl World {
                     domain.floats = Some(floats.clone());
                 }
             }
+            Step::Pause(vm) => self.turn(*vm, DomainState::Running, DomainState::Paused),
+            Step::Resume { vm, .. } => self.turn(*vm, DomainState::Paused, DomainState::Running),
+            Step::Reset { .. } => {}
             Step::Remove { vm, with_disk } => {
                 assert!(
                     self.domains.get(vm).is_none_or(|seen| !crate::plan::is_active(seen.state)),
@@ -398,6 +416,18 @@ impl World {
         {
             domain.state = DomainState::Stopped(reason);
         }
+    }
+
+    fn turn(&mut self, vm: VmUid, from: DomainState, to: DomainState) {
+        if let Some(domain) = self.domains.get_mut(&vm).filter(|domain| domain.state == from) {
+            domain.state = to;
+        }
+    }
+
+    /// A guest's kernel gives up.
+    pub(super) fn guest_panics(&mut self, vm: VmUid) {
+        self.turn(vm, DomainState::Running, DomainState::Panicked);
+        self.feed(Input::DomainEvent);
     }
 
     /// A guest ends by itself, or its QEMU is killed.
@@ -446,6 +476,7 @@ impl World {
             for (vm, told) in report.vms {
                 if matches!(told, VmReport::Gone(_)) && matches!(self.set.get(&vm), Some(DesiredEntry::Absent(_))) {
                     self.set.remove(&vm);
+                    self.starts_of.remove(&vm);
                 }
                 self.view.insert(vm, told);
             }
@@ -486,6 +517,26 @@ impl World {
             self.set.insert(vm, entry.clone());
             self.say(vec![entry], vec![]);
         }
+    }
+
+    /// The leader speaks of a VM no more.
+    pub(super) fn forget(&mut self, vm: VmUid) {
+        if self.set.remove(&vm).is_some() {
+            self.starts_of.remove(&vm);
+            self.say(vec![], vec![vm]);
+        }
+    }
+
+    /// Another word about a VM that shall be there.
+    pub(super) fn change(&mut self, vm: VmUid, change: impl FnOnce(&mut Present)) {
+        self.want(vm, |_, held| match held {
+            Some(DesiredEntry::Present(present, stamp)) => {
+                let mut present = present.clone();
+                change(&mut present);
+                Some(DesiredEntry::Present(present, *stamp))
+            }
+            Some(DesiredEntry::Absent(_)) | None => None,
+        });
     }
 
     /// Changes to the set, if this session has had the set.
