@@ -176,7 +176,10 @@ fn judge(goal: Goal, vm: &VmView) -> Judgement {
         }
         Goal::Paused => status.phase == "Paused",
         // What waits for a host and shall not run does not run anywhere.
-        Goal::Stopped => status.phase == "Stopped" || (status.phase == "Pending" && vm.spec.run_strategy == "Halted"),
+        Goal::Stopped => {
+            let rests = vm.spec.run_strategy == "Halted" || status.stopped;
+            status.phase == "Stopped" || (status.phase == "Pending" && rests)
+        }
         Goal::Deleted => false,
     };
     if reached {

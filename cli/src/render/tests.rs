@@ -224,6 +224,7 @@ fn a_running_vm_shows_its_threads_and_pages() {
       Image:         tiny (sha256 001122334455, 64MiB)
       Disk:          64MiB
       Run strategy:  Always
+      Grace:         30 s
       User data:     none
 
     Placement
@@ -240,7 +241,7 @@ fn a_running_vm_shows_its_threads_and_pages() {
       Since:        2026-11-21T09:16:42.000Z (60s ago)
       Accelerator:  TCG (slow: the host's KVM is not usable)
       Epoch:        40
-      Restarts:     1 of 1 asked for
+      Runs:         1 of 1 more asked for
       Degraded:     libvirt 9.0 has no virtqueue mapping; one IOThread serves all queues
 
     Conditions
@@ -269,6 +270,7 @@ fn a_pending_vm_shows_why_each_host_refused() {
       Image:         tiny (sha256 001122334455, 64MiB)
       Disk:          64MiB
       Run strategy:  Always
+      Grace:         30 s
       User data:     none
 
     Not placed: none of 3 hosts fits, since 2026-11-21T09:17:12.000Z (30s ago)
@@ -476,7 +478,8 @@ fn json_and_yaml_hold_the_same_in_the_words_of_a_manifest() {
         "performance": "high",
         "image": "tiny",
         "diskSize": "64MiB",
-        "runStrategy": "Always"
+        "runStrategy": "Always",
+        "graceSeconds": 30
       },
       "status": {
         "phase": "Running",
@@ -561,6 +564,7 @@ fn json_and_yaml_hold_the_same_in_the_words_of_a_manifest() {
       image: tiny
       diskSize: 64MiB
       runStrategy: Always
+      graceSeconds: 30
     status:
       phase: Running
       host: h1

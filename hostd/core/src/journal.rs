@@ -94,6 +94,8 @@ impl Journal {
         if let Some(domain) = seen {
             self.gone = None;
             self.ended_unseen(domain, ended);
+            // A definition that nobody remembers may have run.
+            self.begun |= matches!(self.run, Run::Never);
         }
         if matches!(self.run, Run::Running { .. }) {
             self.forget_failures_after_a_long_run(now);
@@ -163,6 +165,20 @@ impl Journal {
     #[must_use]
     pub fn begun(mut self) -> Self {
         self.begun = true;
+        if matches!(self.run, Run::Stopped { reason: StopReason::StartFailed, .. }) {
+            // Should nobody learn what becomes of this attempt, that it failed would be wrong to say.
+            self.run = Run::Never;
+        }
+        self
+    }
+
+    /// After all such a run is known not to have begun.
+    #[must_use]
+    pub fn not_begun(mut self, now: Now) -> Self {
+        self.begun = false;
+        if matches!(self.run, Run::Never) {
+            self.run = Run::Stopped { reason: StopReason::StartFailed, since: now.wall };
+        }
         self
     }
 

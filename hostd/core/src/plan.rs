@@ -36,7 +36,7 @@ use crate::backend::DomainSeen;
 use crate::clock::{BootTime, Now};
 use crate::float::Shared;
 use crate::history::{History, Progress};
-use crate::journal::{Journal, Run};
+use crate::journal::Journal;
 use crate::ledger::{Berth, Entry};
 use crate::step::{DomainSpec, Mark, Step};
 
@@ -338,9 +338,6 @@ impl Case<'_> {
     fn run(&self, berth: &Berth, plan: &mut HostPlan) {
         // What this run of the daemon wrote down as begun it may still begin.
         let past = Past { begun: self.journal.begun && !self.progress.begun, ..self.journal.past() };
-        // A definition that nobody remembers may have run: whoever runs once was then begun.
-        let is_remembered = self.seen.is_none() || self.journal.run != Run::Never || self.progress.begun;
-        let past = Past { begun: past.begun || !is_remembered, ..past };
         if shall_start(berth.run_now(), berth.restart_count, past).is_err() {
             return;
         }

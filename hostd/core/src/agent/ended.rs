@@ -24,7 +24,7 @@ impl Agent {
         progress.left = None;
         self.scans.wanted = true;
         match outcome {
-            Outcome::Lapsed => self.not_begun(vm),
+            Outcome::Lapsed => self.not_begun(vm, now),
             Outcome::Done => {
                 progress.errors = 0;
                 progress.next_try = None;
@@ -83,7 +83,7 @@ impl Agent {
                     Step::Prepare(_) | Step::Start(_) if known_to_have_failed => {
                         let journal = self.ledger.journal(vm).start_failed(now);
                         self.ledger.set_journal(vm, journal);
-                        self.not_begun(vm);
+                        self.not_begun(vm, now);
                     }
                     // The request is repeated anyway, and the grace runs on.
                     Step::Shutdown(_) => {}
@@ -108,9 +108,9 @@ impl Agent {
     }
 
     /// A start that was written down as begun is known not to have been made.
-    fn not_begun(&mut self, vm: VmUid) {
+    fn not_begun(&mut self, vm: VmUid, now: Now) {
         if self.progress.get_mut(&vm).is_some_and(|progress| std::mem::take(&mut progress.begun)) {
-            let journal = Journal { begun: false, ..self.ledger.journal(vm) };
+            let journal = self.ledger.journal(vm).not_begun(now);
             self.ledger.set_journal(vm, journal);
         }
     }
