@@ -52,6 +52,7 @@ pub struct Past {
 
 impl Past {
     /// What a host's word on a VM says of its runs.
+    #[expect(clippy::match_same_arms, reason = "in the order of the states")]
     pub const fn of(seen: &Observed) -> Self {
         let (begun, ended) = match seen.state {
             super::DomainState::Stopped(StopReason::NeverStarted) => (false, None),
@@ -81,6 +82,7 @@ pub enum Rest {
 /// # Errors
 ///
 /// Why it rests.
+#[expect(clippy::match_same_arms, reason = "in the order of the strategies")]
 pub const fn shall_start(run: RunStrategy, asked: u64, past: Past) -> Result<(), Rest> {
     let is_asked = asked > past.done;
     match (run, past.ended) {
