@@ -123,6 +123,13 @@ impl World {
     /// Operators look after what nobody else may decide about: orphans are adopted or removed, hosts take VMs again.
     pub(crate) fn tidy_up(&mut self) {
         let front = self.front().clone();
+        // Adopted while it was held, by a cluster that does not know who held it.
+        let is_held = |vm: &&std::sync::Arc<Vm>| {
+            !vm.power.paused && vm.observed.as_ref().is_some_and(|seen| seen.state == DomainState::Paused)
+        };
+        for vm in front.vms.values().filter(is_held) {
+            self.wish(Wish::Resume(Target { name: vm.meta.name.to_string(), ..Target::default() }));
+        }
         for host in front.hosts.values() {
             if host.spec.cordoned || !host.spec.taints.is_empty() {
                 let target = HostTarget { name: host.meta.name.to_string(), ..HostTarget::default() };
