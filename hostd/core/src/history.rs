@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_model::vm::{RunStrategy, shall_start};
+use berth_model::vm::{Past, RunStrategy, shall_start};
 use berth_model::{Millis, Stamp, VmUid};
 
 use crate::backend::DomainSeen;
@@ -86,6 +86,11 @@ pub struct Progress {
 const LONGEST_STEP_PAUSE: Millis = Millis::seconds(30);
 
 impl Progress {
+    /// What is known of the VM's runs. What this run of the daemon wrote down as begun it may still begin.
+    pub(crate) fn past(&self, journal: &Journal) -> Past {
+        Past { begun: journal.begun && !self.begun, ..journal.past() }
+    }
+
     /// A step other than a start failed, or left something behind: waits longer each time.
     pub(crate) fn stumble(&mut self, now: BootTime) {
         self.errors = self.errors.saturating_add(1);

@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use berth_model::host::Inventory;
 use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::session::UserData;
-use berth_model::vm::{DomainState, Past, RunStrategy, budget, shall_start};
+use berth_model::vm::{DomainState, RunStrategy, budget, shall_start};
 use berth_model::{ClusterId, Millis, VmUid};
 
 use crate::backend::DomainSeen;
@@ -336,8 +336,7 @@ impl Case<'_> {
 
     /// Starts a VM that is down and shall run.
     fn run(&self, berth: &Berth, plan: &mut HostPlan) {
-        // What this run of the daemon wrote down as begun it may still begin.
-        let past = Past { begun: self.journal.begun && !self.progress.begun, ..self.journal.past() };
+        let past = self.progress.past(self.journal);
         if shall_start(berth.run_now(), berth.restart_count, past).is_err() {
             return;
         }

@@ -10,7 +10,7 @@ use berth_model::condition::Condition;
 use berth_model::host::{Inventory, Orphan};
 use berth_model::image::{ImageOnHost, Sha256Digest};
 use berth_model::session::{Holding, Report, VmReport};
-use berth_model::vm::{DomainState, Observed, RunStrategy, StopReason};
+use berth_model::vm::{DomainState, Observed, RunStrategy, StopReason, shall_start};
 use berth_model::{Timestamp, VmUid};
 
 use crate::backend::DomainSeen;
@@ -188,7 +188,7 @@ fn state(
         // While it is tended it runs on as it did before.
         Some(UnderWay::Tending) | None => {}
     }
-    if progress.prepared.is_some() && !is_wanted_down(entry) {
+    if progress.prepared.is_some() && is_to_start(entry, journal, progress) {
         return DomainState::Starting;
     }
     if !fresh {
@@ -205,6 +205,16 @@ fn state(
         // QEMU is still there, and told as what it is: it goes next.
         Some(DomainState::Panicked) => DomainState::Panicked,
         Some(DomainState::Stopped(_)) | None => DomainState::Stopped(stop_reason(entry, journal)),
+    }
+}
+
+/// Whether what was prepared is going to be started. A look meanwhile may have shown that it ran already.
+fn is_to_start(entry: &Entry, journal: &Journal, progress: &Progress) -> bool {
+    match entry {
+        Entry::Present(berth) => {
+            !berth.power.paused && shall_start(berth.run_now(), berth.restart_count, progress.past(journal)).is_ok()
+        }
+        Entry::Absent(_) => false,
     }
 }
 
