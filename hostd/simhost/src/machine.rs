@@ -185,8 +185,9 @@ impl Machine {
                 let domain = Domain { spec: DomainSpec::clone(spec), state, since: now, is_read_back: true };
                 self.domains.insert(spec.mark.vm, domain);
             }
-            // The request went out; what the guest makes of it is the guest's.
-            Step::Shutdown(_) => {}
+            // The request went out, and what the guest makes of it is the guest's; or the same QEMU goes on with a guest that
+            // boots anew.
+            Step::Shutdown(_) | Step::Reset { .. } => {}
             Step::ForceOff(vm) => self.guest_ends(*vm, StopReason::Unknown, now),
             Step::ReadBack(vm) => {
                 if let Some(domain) = self.domains.get_mut(vm).filter(|domain| is_active(domain.state)) {
@@ -200,8 +201,6 @@ impl Machine {
             }
             Step::Pause(vm) => self.turn(*vm, DomainState::Running, DomainState::Paused, now),
             Step::Resume { vm, .. } => self.turn(*vm, DomainState::Paused, DomainState::Running, now),
-            // The same QEMU goes on with a guest that boots anew.
-            Step::Reset { .. } => {}
             Step::Remove { vm, with_disk } => {
                 if self.is_active(*vm) {
                     return Err(BackendError::Failed {

@@ -56,7 +56,10 @@ impl Past {
     pub const fn of(seen: &Observed) -> Self {
         let (begun, ended) = match seen.state {
             super::DomainState::Stopped(StopReason::NeverStarted) => (false, None),
-            super::DomainState::Stopped(StopReason::StartFailed) => (false, Some(StopReason::StartFailed)),
+            // An earlier run, under another strategy, may have ended before.
+            super::DomainState::Stopped(StopReason::StartFailed) => {
+                (seen.last_end.is_some(), Some(StopReason::StartFailed))
+            }
             super::DomainState::Stopped(reason) => (true, Some(reason)),
             super::DomainState::Panicked => (true, Some(StopReason::Panicked)),
             super::DomainState::Starting => (false, None),

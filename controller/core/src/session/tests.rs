@@ -184,15 +184,15 @@ fn a_vm_whose_user_data_cannot_be_opened_is_left_out_and_told_once_it_can() {
         let (_, left_out) = session.desired(&world.cluster, &Mirror);
         assert_eq!(left_out, [(vm, "no key lost-key for it".to_owned())]);
     }
-    let (word, left_out) = session.desired(&world.cluster, &AnyKey);
+    let (told, left_out) = session.desired(&world.cluster, &AnyKey);
     assert!(left_out.is_empty());
-    let Some(ToHost::DesiredDelta { entries, .. }) = word else { panic!("{word:?}") };
+    let Some(ToHost::DesiredDelta { entries, .. }) = told else { panic!("{told:?}") };
     assert_eq!(entries.iter().map(DesiredEntry::vm).collect::<Vec<_>>(), [vm]);
     assert_eq!(session.desired(&world.cluster, &AnyKey).0, None);
     world.done(delete_vm(vm));
-    let (word, left_out) = session.desired(&world.cluster, &Mirror);
+    let (told, left_out) = session.desired(&world.cluster, &Mirror);
     assert!(left_out.is_empty(), "whom one removes one need not start");
-    let Some(ToHost::DesiredDelta { entries, .. }) = word else { panic!("{word:?}") };
+    let Some(ToHost::DesiredDelta { entries, .. }) = told else { panic!("{told:?}") };
     assert!(matches!(entries[..], [DesiredEntry::Absent(absent)] if absent.vm == vm));
 }
 

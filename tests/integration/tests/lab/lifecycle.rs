@@ -80,8 +80,7 @@ async fn what_follows_the_end_of_a_run_is_for_the_strategy_to_say_and_what_was_a
     cli.ok(&["vm", "resume", "always"]).await;
     assert_eq!(host.virsh(&["domstate", &domain]).trim(), "running");
     cli.ok(&["vm", "reset", "always"]).await;
-    let seen = api.console("always", ", boots: 3)", BOOT).await;
-    assert!(seen.contains("always is up"), "{seen}");
+    api.console("always", "always is up", BOOT).await;
     assert_eq!(host.qemu_of(&id), qemu, "it was reset, and not started anew");
 
     // A guest that powers itself off rests, and runs once more when it is started.

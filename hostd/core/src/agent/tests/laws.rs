@@ -124,7 +124,7 @@ fn happen(world: &mut World, happening: Happening) {
         Happening::Forget(number) => {
             world.forget(vm(number));
         }
-        Happening::Say(number, word) => world.change(vm(number), |present| say(present, word)),
+        Happening::Say(number, said) => world.change(vm(number), |held| say(held, said)),
         Happening::GuestPanics(number) => world.guest_panics(vm(number)),
         Happening::StaleWord(number) => {
             let held = world.agent.ledger().entries().contains_key(&vm(number));
