@@ -32,9 +32,6 @@ async fn what_follows_the_end_of_a_run_is_for_the_strategy_to_say_and_what_was_a
     api.ask(vm("always", v1::RunStrategy::Always, "")).await;
     api.ask(vm("rerun", v1::RunStrategy::RerunOnFailure, "poweroff")).await;
     api.ask(vm("manual", v1::RunStrategy::Manual, "")).await;
-    let mut deaf = vm("deaf", v1::RunStrategy::Always, "killall acpid");
-    deaf.spec.as_mut().unwrap().grace_ms = Some(4000);
-    api.ask(deaf).await;
 
     // A manual VM waits for its start, and one start is one run.
     let (waits, _) = api.phase("manual", v1::VmPhase::Stopped, SOON).await;
@@ -91,6 +88,9 @@ async fn what_follows_the_end_of_a_run_is_for_the_strategy_to_say_and_what_was_a
     api.console("rerun", ", boots: 2)", BOOT).await;
 
     // A guest that does not heed its power button is ended when its grace is over, and at once when nobody waits.
+    let mut deaf = vm("deaf", v1::RunStrategy::Always, "killall acpid");
+    deaf.spec.as_mut().unwrap().grace_ms = Some(4000);
+    api.ask(deaf).await;
     api.console("deaf", "user-data finished (exit 0)", BOOT).await;
     let asked = Instant::now();
     cli.ok(&["vm", "stop", "deaf"]).await;
