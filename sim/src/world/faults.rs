@@ -110,6 +110,8 @@ impl World {
             FaultKind::KeyMissing => {
                 let member = self.log.leader.unwrap_or(some_member);
                 self.members[member].keyless += 1;
+                // A set without the VMs whose secrets cannot be opened makes hosts forget what they know of their runs.
+                self.witness.ends_forgotten(None);
                 self.bounce(member);
                 Struck::Member(member)
             }
@@ -296,6 +298,7 @@ impl World {
             }
             FaultKind::KeyMissing => {
                 self.members[member].keyless -= 1;
+                self.witness.ends_forgotten(None);
                 self.bounce(member);
             }
             FaultKind::Revenant => {
