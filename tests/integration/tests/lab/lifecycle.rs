@@ -88,7 +88,7 @@ async fn what_follows_the_end_of_a_run_is_for_the_strategy_to_say_and_what_was_a
     api.console("rerun", ", boots: 2)", BOOT).await;
 
     // A guest that does not heed its power button is ended when its grace is over, and at once when nobody waits.
-    let mut deaf = vm("deaf", v1::RunStrategy::Always, "killall acpid");
+    let mut deaf = vm("deaf", v1::RunStrategy::Always, "echo exit > /etc/acpi/PWRF/00000080");
     deaf.spec.as_mut().unwrap().grace_ms = Some(4000);
     api.ask(deaf).await;
     api.console("deaf", "user-data finished (exit 0)", BOOT).await;
