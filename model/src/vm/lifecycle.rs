@@ -108,6 +108,7 @@ pub const fn shall_start(run: RunStrategy, asked: u64, past: Past) -> Result<(),
 mod tests {
     use StopReason::{Asked, Crashed, GuestShutdown, StartFailed, Unknown};
 
+    use super::super::DomainState;
     use super::*;
 
     fn ran(done: u64, reason: StopReason) -> Past {
@@ -158,5 +159,24 @@ mod tests {
         }
         let unknown = Past { done: 0, begun: true, ended: None };
         assert_eq!(shall_start(run, 0, unknown), Err(Rest::Over(Unknown)));
+    }
+
+    #[test]
+    fn a_start_that_failed_says_nothing_of_an_earlier_run_that_ended() {
+        let mut seen = Observed {
+            epoch: crate::Epoch(1),
+            state: DomainState::Stopped(StartFailed),
+            accelerator: None,
+            restart_count: 0,
+            reset_count: 0,
+            failures: 1,
+            last_end: None,
+            trouble: None,
+            degraded: Vec::new(),
+            since: Timestamp::default(),
+        };
+        assert_eq!(shall_start(RunStrategy::Once, 0, Past::of(&seen)), Ok(()));
+        seen.last_end = Some(Ended { reason: Asked, at: Timestamp::default() });
+        assert_eq!(shall_start(RunStrategy::Once, 0, Past::of(&seen)), Err(Rest::Over(StartFailed)));
     }
 }
